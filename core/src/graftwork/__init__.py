@@ -1,0 +1,1 @@
+"""Train models on images, text, tables, ratings and masks: the core."""
