@@ -1,0 +1,200 @@
+"""Transforms lead from block to block.
+
+A transform is a frozen dataclass. `out_block` says statically what comes out of what goes in, `bind` gives the two
+functions, and `fit` returns a fitted copy: what it learned is part of its fields, so of its JSON.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from graftwork.block import (
+    Block,
+    CategoryBlock,
+    ClassIndexBlock,
+    Configurable,
+    Label,
+    MultiCategoryBlock,
+    MultiHotBlock,
+    plain,
+)
+from graftwork.errors import BlockError, DataError
+
+__all__ = ["Bound", "Categorize", "MultiCategorize", "On", "Stage", "Transform", "brief", "on"]
+
+Stage = Literal["item", "batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Hold a transform's functions for one block.
+
+    `encode(value, params)`: params is what `draw` gave, or None outside training. `decode(value)`: the exact inverse,
+    or None where there is none.
+    """
+
+    encode: Callable[[Any, Any], Any]
+    decode: Callable[[Any], Any] | None = None
+
+
+class Transform(Configurable, ABC):
+    """Map one block to another.
+
+    `stage` "item" works on single plain values in the loader; "batch" on collated tensors on the device. A random
+    transform draws its parameters once per sample (or batch), and every field it is bound to gets the same ones.
+    """
+
+    stage: ClassVar[Stage] = "item"
+    random: ClassVar[bool] = False
+
+    @abstractmethod
+    def accepts(self, block: Block) -> bool:
+        """Say whether this transform works on `block`."""
+
+    @abstractmethod
+    def out_block(self, block: Block) -> Block:
+        """Return the block that comes out. Called after `fit`."""
+
+    @abstractmethod
+    def bind(self, block: Block) -> Bound:
+        """Return the functions for `block`. Called after `fit`."""
+
+    @property
+    def needs_fit(self) -> bool:
+        """Say whether `fit` must see the training split first."""
+        return False
+
+    def fit(self, values: Iterable[Any], block: Block) -> Self:
+        """Return a copy that has learned from `values` (batch stage: collated tensors of up to 64 items)."""
+        return self
+
+    def draw(self, rng: Any, sample: Mapping[str, Any]) -> Any:
+        """Draw parameters from `rng`: a numpy Generator (item stage), a torch one on the device (batch stage)."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """Restrict a transform to the named fields."""
+
+    fields: tuple[str, ...]
+    transform: Transform
+
+
+def on(fields: str | Sequence[str], transform: Transform) -> On:
+    """Restrict `transform` to one field, or several."""
+    return On((fields,) if isinstance(fields, str) else tuple(fields), transform)
+
+
+def brief(part: object, limit: int = 100) -> str:
+    """Return a repr of at most `limit` characters."""
+    text = repr(part)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _unseen(label: Any, vocab: Sequence[Label]) -> BlockError:
+    classes = f"{len(vocab)} classes are {brief(tuple(vocab))}"
+    return BlockError(f"label {plain(label)!r} does not occur in the training split, whose {classes}")
+
+
+def _fit_vocab(labels: Iterable[Any], block: Block) -> tuple[Label, ...]:
+    """Return the sorted distinct labels; raise DataError if a model could learn nothing from them."""
+    counts = Counter(plain(label) for label in labels)
+    single = CategoryBlock()
+    for label in counts:
+        reason = single.check(label)
+        if reason:
+            raise DataError(f"{block.id}: {reason} in the training split; drop those rows or give them a label")
+    if not counts:
+        raise DataError(f"{block.id}: the training split has no labels")
+    kinds = {isinstance(label, str) for label in counts}
+    return tuple(sorted(counts) if len(kinds) == 1 else sorted(counts, key=lambda c: (str(type(c)), str(c))))
+
+
+@dataclass(frozen=True)
+class Categorize(Transform):
+    """Encode a label by its value through a vocabulary, fitted on the training split if not given."""
+
+    id: ClassVar[str] = "core/categorize"
+    vocab: tuple[Label, ...] | None = None
+
+    def accepts(self, block: Block) -> bool:
+        """Work on labels."""
+        return isinstance(block, CategoryBlock)
+
+    @property
+    def needs_fit(self) -> bool:
+        """Fit where no vocabulary was given."""
+        return self.vocab is None
+
+    def fit(self, values: Iterable[Any], block: Block) -> Self:
+        """Take the sorted distinct labels; raise DataError if there are fewer than two."""
+        vocab = _fit_vocab(values, block)
+        if len(vocab) < 2:
+            raise DataError(
+                f"only one class, {vocab[0]!r}, occurs in the training split; a classifier needs at least two"
+            )
+        return replace(self, vocab=vocab)
+
+    def out_block(self, block: Block) -> Block:
+        """Give class indices."""
+        return ClassIndexBlock(self.vocab or ())
+
+    def bind(self, block: Block) -> Bound:
+        """Look labels up by value."""
+        vocab = self.vocab or ()
+        codes = {label: i for i, label in enumerate(vocab)}
+
+        def encode(label: Any, _: Any) -> int:
+            code = codes.get(label)
+            if code is None:
+                raise _unseen(label, vocab)
+            return code
+
+        return Bound(encode, lambda code: vocab[code])
+
+
+@dataclass(frozen=True)
+class MultiCategorize(Transform):
+    """Encode several labels as a multi-hot vector through a vocabulary, fitted on the training split if not given."""
+
+    id: ClassVar[str] = "core/multi-categorize"
+    vocab: tuple[Label, ...] | None = None
+
+    def accepts(self, block: Block) -> bool:
+        """Work on sequences of labels."""
+        return isinstance(block, MultiCategoryBlock)
+
+    @property
+    def needs_fit(self) -> bool:
+        """Fit where no vocabulary was given."""
+        return self.vocab is None
+
+    def fit(self, values: Iterable[Any], block: Block) -> Self:
+        """Take the sorted distinct labels; raise DataError if there are none."""
+        return replace(self, vocab=_fit_vocab((label for several in values for label in several), block))
+
+    def out_block(self, block: Block) -> Block:
+        """Give multi-hot vectors."""
+        return MultiHotBlock(self.vocab or ())
+
+    def bind(self, block: Block) -> Bound:
+        """Look labels up by value; decoding gives them in the vocabulary's order."""
+        vocab = self.vocab or ()
+        codes = {label: i for i, label in enumerate(vocab)}
+
+        def encode(labels: Any, _: Any) -> np.ndarray[Any, Any]:
+            hot = np.zeros(len(vocab), dtype=np.float32)
+            for label in labels:
+                if label not in codes:
+                    raise _unseen(label, vocab)
+                hot[codes[label]] = 1
+            return hot
+
+        return Bound(encode, lambda hot: [label for label, is_on in zip(vocab, hot, strict=True) if is_on])
