@@ -120,6 +120,15 @@ class Plan:
                         raise _step_error(name, step.name, values[name], error) from error
         return values
 
+    def trace(self, sample: Mapping[str, Any]) -> Iterator[tuple[str, FieldStep, Any]]:
+        """Run the item steps on one sample and give (field, step, value after it) on the way."""
+        values = dict(sample)
+        for step in self.item_steps:
+            for name, part in step.targets:
+                single = Plan({name: part.before}, inputs=(), targets=(), item_steps=(step,), batch_steps=())
+                values[name] = single.encode({name: values[name]})[name]
+                yield name, part, values[name]
+
     def encode_batch(self, fields: dict[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Run the batch steps on collated fields, in training with a generator on their device."""
         for step in self.batch_steps:

@@ -52,6 +52,8 @@ class Transform(Configurable, ABC):
 
     stage: ClassVar[Stage] = "item"
     random: ClassVar[bool] = False
+    # True if a value unlike those it was fitted on is refused: validation targets are then tried before training.
+    refuses_unseen: ClassVar[bool] = False
 
     @abstractmethod
     def accepts(self, block: Block) -> bool:
@@ -122,6 +124,7 @@ class Categorize(Transform):
     """Encode a label by its value through a vocabulary, fitted on the training split if not given."""
 
     id: ClassVar[str] = "core/categorize"
+    refuses_unseen: ClassVar[bool] = True
     vocab: tuple[Label, ...] | None = None
 
     def accepts(self, block: Block) -> bool:
@@ -165,6 +168,7 @@ class MultiCategorize(Transform):
     """Encode several labels as a multi-hot vector through a vocabulary, fitted on the training split if not given."""
 
     id: ClassVar[str] = "core/multi-categorize"
+    refuses_unseen: ClassVar[bool] = True
     vocab: tuple[Label, ...] | None = None
 
     def accepts(self, block: Block) -> bool:

@@ -1,0 +1,414 @@
+"""Loaders: an order that is a pure function of (seed, epoch), and batches from items or from columns.
+
+`ItemLoader` runs the plan's item steps on one sample at a time, in threads or worker processes. `ColumnLoader` holds a
+whole split as tensors, and a batch is a slice of one index operation over many batches. Both yield batches as they are
+before the batch transforms, which run on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graftwork.errors import DataError, ItemError, OptionError, PlanError
+from graftwork.plan import Plan
+from graftwork.seeds import derive_seed
+
+__all__ = ["Batch", "ColumnLoader", "ItemLoader", "ItemSource", "Loader", "OnBadItem", "WorkerType", "default_workers"]
+
+OnBadItem = Literal["skip", "error"]
+WorkerType = Literal["thread", "process"]
+
+CHUNK_BYTES = 32 * 2**20
+PREFETCH = 2
+
+
+def default_workers() -> int:
+    """Return one thread per usable core, at most four: more gain nothing while a model trains (docs/performance.md)."""
+    return min(4, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Hold collated fields by name; `index` (B,) says which positions of the data set they came from."""
+
+    fields: dict[str, Tensor]
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]
+    index: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The only input."""
+        return self.fields[_only(self.inputs, "input")]
+
+    @property
+    def y(self) -> Tensor:
+        """The only target."""
+        return self.fields[_only(self.targets, "target")]
+
+    @property
+    def size(self) -> int:
+        """Number of items."""
+        return len(self.index)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
+        """Return the batch with its fields on `device`; the index stays on the CPU."""
+        moved = {name: column.to(device, non_blocking=non_blocking) for name, column in self.fields.items()}
+        return Batch(moved, self.inputs, self.targets, self.index)
+
+    def pin(self) -> Batch:
+        """Return the batch in page-locked memory, so that copies to the device overlap with work."""
+        return Batch({n: c.pin_memory() for n, c in self.fields.items()}, self.inputs, self.targets, self.index)
+
+
+def _only(names: tuple[str, ...], kind: str) -> str:
+    if len(names) != 1:
+        raise PlanError(f"this batch has {len(names)} {kind}s {names}; take one by name: batch.fields[name]")
+    return names[0]
+
+
+class Loader(ABC):
+    """Give batches of one split. `at(epoch, batch)` starts anywhere without reading what lies before."""
+
+    def __init__(self, num_items: int, *, bs: int, shuffle: bool, seed: int, training: bool, drop_last: bool) -> None:
+        """Set what every loader has; `training` turns random item transforms on."""
+        if bs < 1:
+            raise OptionError(f"bs={bs}: a batch holds at least one item")
+        if num_items < 1:
+            raise DataError("there is nothing to load: the data set is empty")
+        self.num_items, self.bs, self.shuffle, self.seed = num_items, bs, shuffle, seed
+        self.training, self.drop_last = training, drop_last
+        self.bad_items: dict[int, str] = {}
+
+    @property
+    @abstractmethod
+    def plan(self) -> Plan:
+        """The plan whose batch steps come next."""
+
+    @abstractmethod
+    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+        """Iterate the batches of an epoch, from number `batch` on."""
+
+    @abstractmethod
+    def item(self, position: int) -> Any:
+        """Return the source's item at a position that a batch's index names."""
+
+    @abstractmethod
+    def in_order(self) -> Loader:
+        """Return a loader of the same items in their own order, nothing random, nothing left out."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Iterate epoch 0."""
+        return self.at(0)
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return len(range(0, self._used(), self.bs))
+
+    def _used(self) -> int:
+        """Count the items of an epoch: in training a lone last item is left out, since batch norm cannot use it."""
+        rest = self.num_items % self.bs
+        if self.num_items > self.bs and rest and (self.drop_last or (self.training and rest == 1)):
+            return self.num_items - rest
+        return self.num_items
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the positions of an epoch, int64: a pure function of (seed, epoch)."""
+        if not self.shuffle:
+            return torch.arange(self._used())
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        return torch.randperm(self.num_items, generator=generator)[: self._used()]
+
+
+class ItemSource(Protocol):
+    """Give raw samples by position."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose item steps make samples of raw values."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the items."""
+        ...
+
+    def raw(self, position: int) -> dict[str, Any]:
+        """Return a sample's raw values by field."""
+        ...
+
+    def item(self, position: int) -> Any:
+        """Return the source's item."""
+        ...
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """Carry a batch, or None, from a worker, with what went wrong on the way."""
+
+    batch: Batch | None
+    bad: dict[int, str]
+    error: str | None = None
+
+
+class ItemLoader(Loader):
+    """Load items one by one in `workers` threads or processes, `prefetch` batches ahead.
+
+    Threads are right where the work releases the GIL, as decoding pictures does; processes where it does not. They are
+    spawned, and stay for all epochs. With `on_bad_item="skip"` items that cannot be read are left out and listed in
+    `bad_items`; with "error" the first one raises ItemError.
+    """
+
+    def __init__(
+        self,
+        source: ItemSource,
+        *,
+        bs: int = 64,
+        shuffle: bool = False,
+        seed: int = 42,
+        training: bool = False,
+        drop_last: bool = False,
+        workers: int = 2,
+        worker_type: WorkerType = "thread",
+        on_bad_item: OnBadItem = "skip",
+        pin: bool = False,
+    ) -> None:
+        """Check the options; nothing is read yet."""
+        super().__init__(len(source), bs=bs, shuffle=shuffle, seed=seed, training=training, drop_last=drop_last)
+        if workers < 0:
+            raise OptionError(f"workers={workers}: use 0 for none, or a number of {worker_type}s")
+        if worker_type not in ("thread", "process"):
+            raise OptionError(f"worker_type={worker_type!r} is neither 'thread' nor 'process'")
+        if on_bad_item not in ("skip", "error"):
+            raise OptionError(f"on_bad_item={on_bad_item!r} is neither 'skip' nor 'error'")
+        self.source, self.workers, self.worker_type = source, workers, worker_type
+        self.on_bad_item, self.pin = on_bad_item, pin
+        self._processes: _Processes | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The source's plan."""
+        return self.source.plan
+
+    def item(self, position: int) -> Any:
+        """Return the source's item."""
+        return self.source.item(position)
+
+    def in_order(self) -> ItemLoader:
+        """Return a loader of the same items in their own order, nothing random, nothing left out."""
+        return ItemLoader(
+            self.source,
+            bs=self.bs,
+            seed=self.seed,
+            workers=self.workers,
+            worker_type=self.worker_type,
+            on_bad_item=self.on_bad_item,
+            pin=self.pin,
+        )
+
+    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+        """Iterate the batches of an epoch, from number `batch` on; a batch whose items are all bad is left out."""
+        groups = list(self.order(epoch).split(self.bs))[batch:]
+        for loaded in self._loaded(epoch, groups):
+            if loaded.error is not None:
+                raise ItemError(loaded.error)
+            self.bad_items.update(loaded.bad)
+            if loaded.batch is not None:
+                yield loaded.batch.pin() if self.pin else loaded.batch
+
+    def _loaded(self, epoch: int, groups: Sequence[Tensor]) -> Iterator[_Loaded]:
+        task = _Task(self.source, self.seed, self.training, self.on_bad_item)
+        if self.workers == 0:
+            return (task(epoch, group) for group in groups)
+        if self.worker_type == "thread":
+            return _in_threads(task, epoch, groups, self.workers)
+        self._processes = self._processes or _Processes(task, self.workers)
+        return self._processes.run(epoch, groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """Load one group of positions; sent to worker processes once."""
+
+    source: ItemSource
+    seed: int
+    training: bool
+    on_bad_item: OnBadItem
+
+    def __call__(self, epoch: int, positions: Tensor) -> _Loaded:
+        plan, bad = self.source.plan, dict[int, str]()
+        samples, kept = [], []
+        for position in positions.tolist():
+            try:
+                samples.append(plan.encode(self.source.raw(position), self._rng(epoch, position)))
+                kept.append(position)
+            except ItemError as error:
+                if self.on_bad_item == "error":
+                    return _Loaded(None, bad, self._named(position, error))
+                bad[position] = str(error)
+            except Exception as error:
+                # Not a bad item but a bug in a getter or a transform: never skipped.
+                return _Loaded(None, bad, self._named(position, error))
+        if not samples:
+            return _Loaded(None, bad)
+        try:
+            fields = plan.collate(samples)
+        except Exception as error:
+            return _Loaded(None, bad, f"{error} (items {self._names(kept)})")
+        return _Loaded(Batch(fields, plan.inputs, plan.targets, torch.tensor(kept)), bad)
+
+    def _rng(self, epoch: int, position: int) -> np.random.Generator | None:
+        if not (self.training and self.source.plan.random_items):
+            return None
+        return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "item", epoch, position)))
+
+    def _named(self, position: int, error: Exception) -> str:
+        reason = str(error) if isinstance(error, ItemError) else f"{type(error).__name__}: {error}"
+        return f"item {position} ({self.source.item(position)}): {reason}"
+
+    def _names(self, positions: Sequence[int]) -> str:
+        names = ", ".join(str(self.source.item(p)) for p in positions[:3])
+        return names + (", …" if len(positions) > 3 else "")
+
+
+def _in_threads(task: _Task, epoch: int, groups: Sequence[Tensor], workers: int) -> Iterator[_Loaded]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="graftwork-loader")
+    waiting: deque[Future[_Loaded]] = deque()
+    try:
+        for group in groups:
+            waiting.append(pool.submit(task, epoch, group))
+            if len(waiting) >= workers + PREFETCH:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Processes:
+    """Keep spawned workers over the epochs: torch's DataLoader, whose keys are (epoch, positions)."""
+
+    def __init__(self, task: _Task, workers: int) -> None:
+        self.keys: list[tuple[int, Tensor]] = []
+        try:
+            self.loader: torch.utils.data.DataLoader[_Loaded] = torch.utils.data.DataLoader(
+                _Keyed(task),
+                batch_size=None,
+                sampler=self.keys,
+                num_workers=workers,
+                collate_fn=_as_is,
+                multiprocessing_context="spawn",
+                prefetch_factor=PREFETCH,
+                persistent_workers=True,
+            )
+        except ValueError as error:
+            raise OptionError(f"worker processes cannot be had here: {error}; use worker_type='thread'") from error
+
+    def run(self, epoch: int, groups: Sequence[Tensor]) -> Iterator[_Loaded]:
+        self.keys[:] = [(epoch, group) for group in groups]
+        try:
+            yield from self.loader
+        except (AttributeError, TypeError) as error:
+            if "pickle" not in str(error):
+                raise
+            raise OptionError(
+                f"the data cannot be sent to worker processes ({error}); "
+                "use named functions instead of lambdas, or worker_type='thread'"
+            ) from error
+
+
+def _as_is(loaded: _Loaded) -> _Loaded:
+    return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyed(torch.utils.data.Dataset[_Loaded]):
+    """Let torch's DataLoader ask for a group of positions by its key."""
+
+    task: _Task
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> _Loaded:
+        return self.task(*key)
+
+
+class ColumnLoader(Loader):
+    """Hold a whole split as tensors, on any device; no Python runs per row.
+
+    `columns` maps each field to a tensor whose first dimension is the item. One index operation fetches as many
+    batches as fit 32 MB, and the batches are views of it. `positions` names the items in the data set they came from,
+    if that is not 0, 1, 2, ….
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Tensor],
+        plan: Plan,
+        *,
+        bs: int = 64,
+        shuffle: bool = False,
+        seed: int = 42,
+        training: bool = False,
+        drop_last: bool = False,
+        positions: Tensor | None = None,
+        item: Callable[[int], Any] | None = None,
+    ) -> None:
+        """Check that the columns are one length."""
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) != 1:
+            raise DataError(f"the columns of a data set must be of one length, not {lengths or 'none at all'}")
+        num_items = next(iter(lengths.values()))
+        super().__init__(num_items, bs=bs, shuffle=shuffle, seed=seed, training=training, drop_last=drop_last)
+        self.columns, self._plan = dict(columns), plan
+        self.positions = torch.arange(num_items) if positions is None else positions
+        self._item = item
+        row_bytes = sum(c.element_size() * (c.numel() // num_items) for c in columns.values())
+        self.chunk = max(1, CHUNK_BYTES // max(1, row_bytes * bs)) * bs
+
+    @property
+    def plan(self) -> Plan:
+        """The plan whose item steps the columns have been through."""
+        return self._plan
+
+    def item(self, position: int) -> Any:
+        """Return the source's item, or its position if the source has none."""
+        return position if self._item is None else self._item(position)
+
+    def in_order(self) -> ColumnLoader:
+        """Return a loader of the same items in their own order, nothing left out."""
+        loader = ColumnLoader(
+            self.columns, self._plan, bs=self.bs, seed=self.seed, positions=self.positions, item=self._item
+        )
+        loader.bad_items = self.bad_items
+        return loader
+
+    def to(self, device: torch.device) -> ColumnLoader:
+        """Move the columns to `device`, once for all epochs."""
+        self.columns = {name: column.to(device) for name, column in self.columns.items()}
+        return self
+
+    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+        """Iterate the batches of an epoch, from number `batch` on."""
+        order = self.order(epoch)
+        inputs, targets, bs = self._plan.inputs, self._plan.targets, self.bs
+        for start in range(batch * bs, len(order), self.chunk):
+            part = order[start : start + self.chunk]
+            splits = [self._fetch(column, part).split(bs) for column in self.columns.values()]
+            index = self.positions[part].split(bs)
+            names = tuple(self.columns)
+            for row in zip(index, *splits, strict=True):
+                yield Batch(dict(zip(names, row[1:], strict=True)), inputs, targets, row[0])
+
+    def _fetch(self, column: Tensor, part: Tensor) -> Tensor:
+        if not self.shuffle:
+            return column[part[0] : part[-1] + 1]
+        return column.index_select(0, part.to(column.device))
