@@ -1,0 +1,101 @@
+"""Recorder: what training has shown so far, over all fits of a learner."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from graftwork.errors import TrainingError
+from graftwork.events import Callback, TrainState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Recorder"]
+
+LOOK_SECONDS = 0.25
+
+
+class Recorder(Callback):
+    """Keep every training loss and learning rate, and one line per epoch; stop when the loss is no number.
+
+    Losses stay on the device within a phase. The last one is looked at four times a second, and all of them at the end
+    of the phase, so that a NaN is found soon without a wait in every step.
+    """
+
+    order = 1000  # `_end` events run in reverse: what others read at phase_end is there
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.losses: list[float] = []
+        self.learning_rates: list[float] = []
+        self.history: list[dict[str, float]] = []
+        self.epoch_ends: list[int] = []
+        self._pending: list[Tensor] = []
+        self._sizes: list[int] = []
+        self._next_look = 0.0
+        self._epoch_began = 0.0
+
+    def epoch_start(self, state: TrainState) -> None:
+        """Take the time."""
+        self._epoch_began = perf_counter()
+
+    def phase_start(self, state: TrainState) -> None:
+        """Forget losses that an interrupted phase left behind."""
+        self._pending, self._sizes = [], []
+
+    def batch_end(self, state: TrainState) -> None:
+        """Keep the loss, unread."""
+        if state.phase != "train" or state.loss is None or state.batch is None:
+            return
+        self._pending.append(state.loss.detach())
+        self._sizes.append(state.batch.size)
+        self.learning_rates.append(state.learning_rate)
+        if perf_counter() > self._next_look:
+            self._look(state)
+
+    def _look(self, state: TrainState) -> None:
+        loss = float(self._pending[-1])
+        if not math.isfinite(loss):
+            raise _not_finite(loss, state.step, state)
+        self._next_look = perf_counter() + LOOK_SECONDS
+
+    def phase_end(self, state: TrainState) -> None:
+        """Read the losses of the phase."""
+        if state.phase == "valid":
+            loss = state.record["valid_loss"]
+            if not math.isfinite(loss):
+                raise _not_finite(loss, state.step, state)
+            return
+        losses = torch.stack(self._pending).double().cpu()
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        self.losses += losses.tolist()
+        finite = torch.isfinite(losses)
+        if not finite.all():
+            first = int((~finite).nonzero()[0])
+            raise _not_finite(float(losses[first]), state.step - len(losses) + first + 1, state)
+        state.record["train_loss"] = float((losses * sizes).sum() / sizes.sum())
+
+    def epoch_end(self, state: TrainState) -> None:
+        """Add the epoch's line to the history."""
+        state.record["seconds"] = perf_counter() - self._epoch_began
+        self.history.append(dict(state.record))
+        self.epoch_ends.append(len(self.losses))
+
+    def plot_losses(self) -> Figure:
+        """Draw the training loss over steps, smoothed, and the validation loss at the end of each epoch."""
+        from graftwork.plots import plot_losses
+
+        return plot_losses(self.losses, self.epoch_ends, [line.get("valid_loss") for line in self.history])
+
+
+def _not_finite(loss: float, step: int, state: TrainState) -> TrainingError:
+    epoch = state.first_epoch + state.epoch + 1
+    return TrainingError(
+        f"the {state.phase} loss became {loss} in epoch {epoch}, at or before step {step} of this fit; training stopped. "
+        f"The learning rate was {state.learning_rate:.2g}: try a tenth of it, or precision='fp32'"
+    )

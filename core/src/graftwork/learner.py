@@ -1,0 +1,309 @@
+"""Learner: data, a model and how to train it, with fastai's verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from torch import nn
+from torch.optim import Optimizer
+
+from graftwork.callbacks.progress import ProgressDisplay
+from graftwork.callbacks.recorder import Recorder
+from graftwork.datablock import DataLoaders
+from graftwork.dataloader import Loader
+from graftwork.errors import DataError, FreezeError, OptionError
+from graftwork.events import Callback, EventTable, TrainState
+from graftwork.loop import Feed, Loop, collect, evaluate
+from graftwork.model import ModelParts, build_model, freeze_groups
+from graftwork.objective import LossLike, MetricLike, Objective
+from graftwork.optim import ParamGroup, hyper_setter, make_optimizer
+from graftwork.prediction import Prediction, Predictions
+from graftwork.runtime import Runtime, seeded
+from graftwork.schedule import Schedule, constant, discriminative_lrs, flat_cos, one_cycle
+from graftwork.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from graftwork.lr_find import Sweep
+
+__all__ = ["LearningRate", "Learner"]
+
+LearningRate = float | slice
+MOMENTA = (0.95, 0.85, 0.95)
+
+
+class Learner:
+    """Train `model` on `data`; what is left out comes from the target's block.
+
+    `model` is the name of a registered model (its options in `model_config`), the ModelParts of one, or any nn.Module;
+    only a named model can be exported, since an artifact holds names and no code. `lr` and `wd` are the defaults of the
+    verbs. Everything random (initial weights, order, augmentation, dropout) comes from `seed`; torch's global
+    generators are left as they were.
+    """
+
+    def __init__(
+        self,
+        data: DataLoaders,
+        model: str | ModelParts | nn.Module,
+        *,
+        model_config: Mapping[str, Any] | None = None,
+        loss: LossLike | Mapping[str, LossLike] | None = None,
+        metrics: MetricLike | Sequence[MetricLike] | Mapping[str, Sequence[MetricLike]] | None = None,
+        optimizer: str | Callable[..., Optimizer] = "adamw",
+        lr: float = 1e-3,
+        wd: float = 0.01,
+        callbacks: Sequence[Callback] = (),
+        runtime: Runtime | None = None,
+        seed: int = 42,
+        train_norm: bool = True,
+        progress: bool = True,
+    ) -> None:
+        """Build the model and move it to the runtime's device."""
+        self.data, self.seed, self.lr, self.wd, self.train_norm = data, seed, lr, wd, train_norm
+        self.optimizer, self.callbacks = optimizer, list(callbacks)
+        self.objective = Objective(data.plan, loss=loss, metrics=metrics)
+        self.model_id, self.model_config, self.parts = self._model(model, model_config)
+        self.runtime = runtime or Runtime()
+        self.session = self.runtime.start(self.parts.module)
+        self.objective.loss_module.to(self.session.device)
+        self.feed = Feed(self.parts.module, self.session, data.plan, seed=seed)
+        self.recorder = Recorder()
+        self.display = ProgressDisplay() if progress else None
+        self.epochs_done = 0
+        self.fits_done = 0
+
+    def _model(
+        self, model: str | ModelParts | nn.Module, config: Mapping[str, Any] | None
+    ) -> tuple[str | None, dict[str, Any], ModelParts]:
+        if isinstance(model, str):
+            with seeded(derive_seed(self.seed, "model")):
+                name, parts = build_model(model, self.data.plan, config or {})
+            return name, dict(config or {}) if parts.config is None else dict(parts.config), parts
+        if config:
+            raise OptionError("model_config goes with the name of a model; this model is already built")
+        return None, {}, model if isinstance(model, ModelParts) else ModelParts(module=model)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self.parts.module
+
+    @property
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The parameter groups by name, from input to output."""
+        return self.parts.parameter_groups()
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One line per epoch, over all fits: epoch, train_loss, valid_loss, metrics, seconds."""
+        return self.recorder.history
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        epochs: int,
+        lr: LearningRate | None = None,
+        *,
+        wd: float | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """Train at a constant learning rate."""
+        return self._fit(epochs, lr, wd, callbacks, constant)
+
+    def fit_one_cycle(
+        self,
+        epochs: int,
+        lr_max: LearningRate | None = None,
+        *,
+        div: float = 25.0,
+        div_final: float = 1e5,
+        pct_start: float = 0.25,
+        moms: tuple[float, float, float] = MOMENTA,
+        wd: float | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """Train with one cycle: cosine from lr_max/div up to lr_max, then down to lr_max/div_final; momentum mirrored.
+
+        L. N. Smith, "Super-convergence" (arXiv 1708.07120), with fastai's cosine shape and defaults.
+        """
+
+        def schedule(lr: float, steps: int) -> Schedule:
+            return one_cycle(lr, steps, div=div, div_final=div_final, pct_start=pct_start, moms=moms)
+
+        return self._fit(epochs, lr_max, wd, callbacks, schedule)
+
+    def fit_flat_cos(
+        self,
+        epochs: int,
+        lr: LearningRate | None = None,
+        *,
+        div_final: float = 1e5,
+        pct_start: float = 0.75,
+        wd: float | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """Train at a constant learning rate for `pct_start` of the steps, then go down along a cosine."""
+
+        def schedule(lr: float, steps: int) -> Schedule:
+            return flat_cos(lr, steps, div_final=div_final, pct_start=pct_start)
+
+        return self._fit(epochs, lr, wd, callbacks, schedule)
+
+    def fine_tune(
+        self,
+        epochs: int,
+        base_lr: float = 2e-3,
+        *,
+        freeze_epochs: int = 1,
+        lr_mult: float = 100.0,
+        pct_start: float = 0.3,
+        div: float = 5.0,
+        wd: float | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """Train the last group alone, then all of them, earlier ones at geometrically lower rates (fastai's recipe)."""
+        self.freeze()
+        self.fit_one_cycle(freeze_epochs, base_lr, pct_start=0.99, wd=wd, callbacks=callbacks)
+        self.unfreeze()
+        rates = slice(base_lr / 2 / lr_mult, base_lr / 2)
+        return self.fit_one_cycle(epochs, rates, pct_start=pct_start, div=div, wd=wd, callbacks=callbacks)
+
+    def _fit(
+        self,
+        epochs: int,
+        lr: LearningRate | None,
+        wd: float | None,
+        callbacks: Sequence[Callback],
+        schedule: Callable[[float, int], Schedule],
+    ) -> Self:
+        if epochs < 1:
+            raise OptionError(f"epochs={epochs}: train for at least one epoch")
+        batches = len(self.data.train)
+        rates = discriminative_lrs(self.lr if lr is None else lr, len(self.groups))
+        schedules = dict(zip(self.groups, (schedule(rate, epochs * batches) for rate in rates), strict=True))
+        optimizer = self.make_optimizer(rates[-1], wd)
+        state = TrainState(
+            model=self.module,
+            optimizer=optimizer,
+            num_epochs=epochs,
+            num_batches=batches,
+            first_epoch=self.epochs_done,
+        )
+        own = [self.recorder] if self.display is None else [self.recorder, self.display]
+        table = EventTable.compile([*own, *self.callbacks, *callbacks])
+        loop = Loop(self.feed, self.objective, optimizer, table, state, hyper_setter(optimizer, schedules, state))
+        with seeded(derive_seed(self.seed, "fit", self.fits_done), self.session.device):
+            self._epochs(loop, epochs)
+        self.fits_done += 1
+        return self
+
+    def _epochs(self, loop: Loop, epochs: int) -> None:
+        """Run the epochs; whatever happens, `fit_end` is told."""
+        state, table = loop.state, loop.table
+        try:
+            for handler in table.fit_start:
+                handler(state)
+            for state.epoch in range(epochs):
+                self._epoch(loop)
+                if state.stopped is not None:
+                    break
+        except BaseException as error:
+            state.error = error
+            for handler in table.error:
+                handler(state)
+            raise
+        finally:
+            for handler in table.fit_end:
+                handler(state)
+
+    def _epoch(self, loop: Loop) -> None:
+        state = loop.state
+        state.record = {"epoch": self.epochs_done + 1}
+        for handler in loop.table.epoch_start:
+            handler(state)
+        loop.train(self.data.train.at(self.epochs_done), self.epochs_done)
+        if self.data.valid is not None:
+            loop.validate(self.data.valid)
+        self.epochs_done += 1
+        for handler in loop.table.epoch_end:
+            handler(state)
+
+    def make_optimizer(self, lr: float, wd: float | None = None, *, parts: ModelParts | None = None) -> Optimizer:
+        """Return a fresh optimizer over the parameters that learn, in their named groups."""
+        parts = parts or self.parts
+        groups = [
+            ParamGroup(name=name, params=[p for p in params if p.requires_grad])
+            for name, params in parts.parameter_groups().items()
+        ]
+        groups = [group for group in groups if group.params]
+        if not groups:
+            raise FreezeError("every parameter is frozen, so there is nothing to train; call unfreeze() first")
+        return make_optimizer(self.optimizer, groups, lr=lr, wd=self.wd if wd is None else wd, module=parts.module)
+
+    def freeze(self) -> None:
+        """Freeze all parameter groups but the last; raise FreezeError if there is only one."""
+        self.freeze_to(-1)
+
+    def unfreeze(self) -> None:
+        """Let all parameters learn."""
+        freeze_groups(self.parts, 0, train_norm=self.train_norm)
+
+    def freeze_to(self, group: int | str) -> None:
+        """Freeze the groups before `group`, a name or a position as in a list."""
+        freeze_groups(self.parts, group, train_norm=self.train_norm)
+
+    def lr_find(
+        self, *, start_lr: float = 1e-7, end_lr: float = 10.0, num_steps: int = 100, stop_diverging: bool = True
+    ) -> Sweep:
+        """Sweep the learning rate on a copy of the model; this learner and all random state stay as they are."""
+        from graftwork.lr_find import sweep
+
+        return sweep(self, start_lr=start_lr, end_lr=end_lr, num_steps=num_steps, stop_diverging=stop_diverging)
+
+    # -- looking and using ---------------------------------------------------------------------------------------
+
+    def _loader(self, loader: Loader | None) -> Loader:
+        loader = self.data.valid if loader is None else loader
+        if loader is None:
+            raise DataError("nothing was held out for validation; pass a loader, for example data.test_dl(items)")
+        return loader
+
+    def validate(self, loader: Loader | None = None) -> dict[str, float]:
+        """Return valid_loss and the metrics on the validation split, or on another loader with targets."""
+        return evaluate(self.feed, self.objective, self._loader(loader))
+
+    def get_preds(self, loader: Loader | None = None) -> Predictions:
+        """Return predictions for the validation split or another loader, in the order of its items."""
+        return collect(self.feed, self.objective, self._loader(loader))
+
+    def predict(self, x: Any) -> Prediction:
+        """Return what the model says about one thing: an input's raw value, or a mapping of several inputs' values."""
+        from graftwork.predictor import predict_one
+
+        return predict_one(self.feed, x)
+
+    def show_results(self, loader: Loader | None = None, *, max_n: int = 9) -> Figure:
+        """Draw samples with their target and, below it, the prediction."""
+        from graftwork.results import show_results
+
+        return show_results(self.feed, self.objective, self._loader(loader), max_n=max_n)
+
+    def summary(self) -> str:
+        """Return a table of the layers: output shape, parameters, whether they learn."""
+        from graftwork.results import layer_table
+
+        return layer_table(self.feed, self.data.one_batch())
+
+    def export(self, path: str | Path = "model.graft", *, task: Mapping[str, Any] | None = None) -> Path:
+        """Write one file that `load_learner` reads without the data and without this program.
+
+        Raises:
+            OptionError: the model was not given by name.
+        """
+        from graftwork.artifact import export
+
+        return export(self, Path(path), task=task)

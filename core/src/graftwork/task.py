@@ -1,0 +1,105 @@
+"""Tasks: a one-command job that a plugin offers, from a source on disk to a trained learner.
+
+A task's module is imported to print its help, so it imports nothing heavy at its top: torch and the plugin's own
+modules come in inside the methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from graftwork.errors import unknown
+
+if TYPE_CHECKING:
+    from graftwork.datablock import DataLoaders
+    from graftwork.dataloader import Loader
+    from graftwork.learner import Learner
+    from graftwork.plan import Plan
+
+__all__ = ["JobOptions", "Task", "option"]
+
+
+def option(default: Any, help: str) -> Any:  # noqa: A002 - the word click and argparse use
+    """Declare a field of a task's options with the line its command-line option shows in --help."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Hold the options every task has."""
+
+    model: str = option("auto", "Model to train: a name from the registry, or auto for the task's choice.")
+    epochs: int = option(5, "Passes over the training split.")
+    lr: str = option(
+        "auto", "Largest learning rate: a number, find for a range test first, or auto for the model's default."
+    )
+    bs: int = option(64, "Items in a batch.")
+    valid_pct: float = option(0.2, "Share held out for validation, where the source has no split of its own.")
+    seed: int = option(42, "Seed of everything random.")
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "Number format of the forward pass.")
+    workers: int | None = option(None, "Loader threads; by default one per core, at most four.")
+    worker_type: Literal["thread", "process"] = option("thread", "Load items in threads or in worker processes.")
+    on_bad_item: Literal["skip", "error"] = option(
+        "skip", "Leave out items that cannot be read and list them, or stop."
+    )
+
+
+class Task(ABC):
+    """Turn a source into data and a learner. `Options` is a frozen dataclass whose fields `option` declares."""
+
+    id: ClassVar[str]
+    Options: ClassVar[type]
+
+    def __init__(self, options: Any) -> None:
+        """Hold the task's own options."""
+        self.options = options
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build from `to_config`'s mapping; raise UnknownName for an option this task does not have."""
+        names = {f.name for f in fields(cls.Options)}
+        for key in config:
+            if key not in names:
+                raise unknown(f"option of {cls.id}", key, names)
+        return cls(cls.Options(**config))
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the options as JSON values."""
+        return asdict(self.options)
+
+    @abstractmethod
+    def data(self, source: Path, job: JobOptions) -> DataLoaders:
+        """Return loaders of the source's training and validation splits."""
+
+    @abstractmethod
+    def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
+        """Return an untrained learner."""
+
+    @abstractmethod
+    def default_lr(self, learner: Learner) -> float:
+        """Return the largest learning rate to use where none is given."""
+
+    @abstractmethod
+    def test_loader(self, source: Path, plan: Plan, job: JobOptions) -> Loader:
+        """Return a loader of all of a source's items with their targets, encoded by a trained plan."""
+
+    def train(self, learner: Learner, job: JobOptions, lr: float) -> None:
+        """Train; one cycle, unless a task knows better."""
+        learner.fit_one_cycle(job.epochs, lr)
+
+    def inputs(self, arguments: Sequence[str]) -> list[Any]:
+        """Turn the command line's INPUT arguments into values a predictor takes: paths, here."""
+        return [Path(argument) for argument in arguments]
+
+    def baseline_ids(self, data: DataLoaders) -> Sequence[str]:
+        """Return the baselines to fit beside the model; by default those of the target's block."""
+        return data.plan.target.baseline_ids
+
+    def warnings(self, data: DataLoaders) -> Sequence[str]:
+        """Return what the user should know about the data besides unreadable items."""
+        return ()
