@@ -1,1 +1,179 @@
-"""Train models on images, text, tables, ratings and masks: the core."""
+"""Train models on images, text, tables, ratings and masks: the core.
+
+Every name below is imported on first use; importing the package itself imports nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArtifactError",
+    "Baseline",
+    "Batch",
+    "Block",
+    "BlockError",
+    "BlockSteps",
+    "Bound",
+    "Callback",
+    "CategoryBlock",
+    "ClassIndexBlock",
+    "ClassificationInterpretation",
+    "ColReader",
+    "ColSplitter",
+    "ColumnLoader",
+    "DataBlock",
+    "DataError",
+    "DataLoaders",
+    "Datasets",
+    "EndSplitter",
+    "FileSplitter",
+    "FreezeError",
+    "FuncSplitter",
+    "GraftworkError",
+    "GrandparentSplitter",
+    "GroupSplitter",
+    "IndexSplitter",
+    "ItemError",
+    "ItemLoader",
+    "Learner",
+    "Loader",
+    "Loss",
+    "Metric",
+    "ModelContext",
+    "ModelParts",
+    "MultiCategoryBlock",
+    "MultiHotBlock",
+    "On",
+    "OptionError",
+    "Plan",
+    "PlanError",
+    "PluginError",
+    "Prediction",
+    "Predictions",
+    "RandomSplitter",
+    "RegexLabeller",
+    "RegressionBlock",
+    "Runtime",
+    "Split",
+    "Splitter",
+    "StratifiedSplitter",
+    "TargetBlock",
+    "Task",
+    "TimeSplitter",
+    "TrainState",
+    "TrainingError",
+    "Transform",
+    "UnknownName",
+    "UserError",
+    "__version__",
+    "accuracy",
+    "accuracy_multi",
+    "as_metric",
+    "error_rate",
+    "f1",
+    "f1_multi",
+    "get_files",
+    "get_host",
+    "load_learner",
+    "mae",
+    "mse",
+    "parent_label",
+    "precision",
+    "precision_multi",
+    "r2",
+    "recall",
+    "recall_multi",
+    "rmse",
+    "roc_auc",
+    "roc_auc_multi",
+    "top_k_accuracy",
+    "unknown",
+]
+
+if TYPE_CHECKING:
+    from graftwork.artifact import load_learner
+    from graftwork.baseline import Baseline
+    from graftwork.block import (
+        Block,
+        BlockSteps,
+        CategoryBlock,
+        ClassIndexBlock,
+        MultiCategoryBlock,
+        MultiHotBlock,
+        RegressionBlock,
+        TargetBlock,
+    )
+    from graftwork.datablock import DataBlock, Datasets
+    from graftwork.dataloader import Batch, ColumnLoader, DataLoaders, ItemLoader, Loader
+    from graftwork.errors import (
+        ArtifactError,
+        BlockError,
+        DataError,
+        FreezeError,
+        GraftworkError,
+        ItemError,
+        OptionError,
+        PlanError,
+        PluginError,
+        TrainingError,
+        UnknownName,
+        UserError,
+        unknown,
+    )
+    from graftwork.events import Callback, TrainState
+    from graftwork.interpret import ClassificationInterpretation
+    from graftwork.items import ColReader, RegexLabeller, get_files, parent_label
+    from graftwork.learner import Learner, Prediction, Predictions
+    from graftwork.loss import Loss
+    from graftwork.metric import (
+        Metric,
+        accuracy,
+        accuracy_multi,
+        as_metric,
+        error_rate,
+        f1,
+        f1_multi,
+        mae,
+        mse,
+        precision,
+        precision_multi,
+        r2,
+        recall,
+        recall_multi,
+        rmse,
+        roc_auc,
+        roc_auc_multi,
+        top_k_accuracy,
+    )
+    from graftwork.model import ModelContext, ModelParts
+    from graftwork.plan import Plan
+    from graftwork.plugins import get_host
+    from graftwork.runtime import Runtime
+    from graftwork.split import (
+        ColSplitter,
+        EndSplitter,
+        FileSplitter,
+        FuncSplitter,
+        GrandparentSplitter,
+        GroupSplitter,
+        IndexSplitter,
+        RandomSplitter,
+        Split,
+        Splitter,
+        StratifiedSplitter,
+        TimeSplitter,
+    )
+    from graftwork.task import Task
+    from graftwork.transform import Bound, On, Transform
+else:
+    from graftwork._lazy import lazy
+
+    __getattr__ = lazy(__name__, __all__)
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

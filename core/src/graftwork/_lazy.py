@@ -1,0 +1,67 @@
+"""Where the public names live, so that importing the package imports none of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection
+
+__all__ = ["HOMES", "lazy"]
+
+_BY_MODULE = {
+    "artifact": "load_learner",
+    "baseline": "Baseline",
+    "block": (
+        "Block BlockSteps CategoryBlock ClassIndexBlock MultiCategoryBlock MultiHotBlock RegressionBlock TargetBlock"
+    ),
+    "datablock": "DataBlock Datasets",
+    "dataloader": "Batch ColumnLoader DataLoaders ItemLoader Loader",
+    "errors": (
+        "ArtifactError BlockError DataError FreezeError GraftworkError ItemError OptionError PlanError PluginError "
+        "TrainingError UnknownName UserError unknown"
+    ),
+    "events": "Callback TrainState",
+    "interpret": "ClassificationInterpretation",
+    "items": "ColReader RegexLabeller get_files parent_label",
+    "learner": "Learner Prediction Predictions",
+    "loss": "Loss",
+    "metric": (
+        "Metric accuracy accuracy_multi as_metric error_rate f1 f1_multi mae mse precision precision_multi r2 recall "
+        "recall_multi rmse roc_auc roc_auc_multi top_k_accuracy"
+    ),
+    "model": "ModelContext ModelParts",
+    "plan": "Plan",
+    "plugins": "get_host",
+    "runtime": "Runtime",
+    "split": (
+        "ColSplitter EndSplitter FileSplitter FuncSplitter GrandparentSplitter GroupSplitter IndexSplitter "
+        "RandomSplitter Split Splitter StratifiedSplitter TimeSplitter"
+    ),
+    "task": "Task",
+    "transform": "Bound On Transform",
+}
+
+HOMES = {name: f"graftwork.{module}" for module, names in _BY_MODULE.items() for name in names.split()}
+"""Every lazily imported public name and its module. A name offered by `graftwork` or `graftwork.api` is added here."""
+
+
+def lazy(module: str, public: Collection[str]) -> Callable[[str], object]:
+    """Build the `__getattr__` of `module`: import what is in `public` on first use, refuse the rest by nearest name."""
+
+    def resolve(name: str) -> object:
+        if name not in public or name not in HOMES:
+            raise AttributeError(_refusal(module, name, public), name=name, obj=sys.modules[module])
+        from importlib import import_module
+
+        value: object = getattr(import_module(HOMES[name]), name)
+        vars(sys.modules[module])[name] = value
+        return value
+
+    return resolve
+
+
+def _refusal(module: str, name: str, public: Collection[str]) -> str:
+    """Say that `module` has no `name`, and which name may have been meant."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, public, n=1)
+    return f"module {module!r} has no attribute {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
