@@ -42,6 +42,17 @@ def itself(item: Any) -> Any:
     return item
 
 
+def read(getters: Mapping[str, Getter], name: str, item: Any) -> Any:
+    """Get a field's value from an item; raise DataError naming the item if the getter has a bug."""
+    try:
+        return getters[name](item)
+    except GraftworkError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"item {brief(item)}: the getter of field {name!r} failed with {reason}") from error
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Be some of a source's items, with the getters that make samples of them."""
@@ -60,15 +71,8 @@ class Dataset:
         return self.items[int(self.positions[position])]
 
     def value(self, name: str, position: int) -> Any:
-        """Return a field's raw value; raise ItemError naming the item if its getter fails."""
-        item = self.item(position)
-        try:
-            return self.getters[name](item)
-        except GraftworkError:
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ItemError(f"item {brief(item)}: the getter of field {name!r} failed with {reason}") from error
+        """Return a field's raw value."""
+        return read(self.getters, name, self.item(position))
 
     def raw(self, position: int) -> dict[str, Any]:
         """Return a sample's raw values by field."""
@@ -363,7 +367,7 @@ class DataBlock:
             skipped.append(str(error))
 
         def train(name: str) -> Iterator[Any]:
-            return (getters[name](items[int(i)]) for i in split.train)
+            return (read(getters, name, items[int(i)]) for i in split.train)
 
         plan = Plan.compile(
             self.fields,

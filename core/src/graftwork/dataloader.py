@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -300,31 +301,32 @@ class _Processes:
 
     def __init__(self, task: _Task, workers: int) -> None:
         self.keys: list[tuple[int, Tensor]] = []
-        try:
-            self.loader: torch.utils.data.DataLoader[_Loaded] = torch.utils.data.DataLoader(
-                _Keyed(task),
-                batch_size=None,
-                sampler=self.keys,
-                num_workers=workers,
-                collate_fn=_as_is,
-                multiprocessing_context="spawn",
-                prefetch_factor=PREFETCH,
-                persistent_workers=True,
-            )
-        except ValueError as error:
-            raise OptionError(f"worker processes cannot be had here: {error}; use worker_type='thread'") from error
+        _check_travels(task)
+        self.loader: torch.utils.data.DataLoader[_Loaded] = torch.utils.data.DataLoader(
+            _Keyed(task),
+            batch_size=None,
+            sampler=self.keys,
+            num_workers=workers,
+            collate_fn=_as_is,
+            multiprocessing_context="spawn",
+            prefetch_factor=PREFETCH,
+            persistent_workers=True,
+        )
 
     def run(self, epoch: int, groups: Sequence[Tensor]) -> Iterator[_Loaded]:
         self.keys[:] = [(epoch, group) for group in groups]
-        try:
-            yield from self.loader
-        except (AttributeError, TypeError) as error:
-            if "pickle" not in str(error):
-                raise
-            raise OptionError(
-                f"the data cannot be sent to worker processes ({error}); "
-                "use named functions instead of lambdas, or worker_type='thread'"
-            ) from error
+        yield from self.loader
+
+
+def _check_travels(task: _Task) -> None:
+    """Raise OptionError if the data cannot be sent to a spawned process."""
+    try:
+        ForkingPickler.dumps(task)
+    except Exception as error:
+        raise OptionError(
+            f"the data cannot be sent to worker processes ({error}); "
+            "use named functions instead of lambdas, or worker_type='thread'"
+        ) from error
 
 
 def _as_is(loaded: _Loaded) -> _Loaded:

@@ -28,6 +28,15 @@ class FieldStep:
     before: Block
     after: Block
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to worker processes as the transform and its block: bound functions are closures and cannot."""
+        return field_step, (self.transform, self.before)
+
+
+def field_step(transform: Transform, before: Block) -> FieldStep:
+    """Bind a fitted transform to a block."""
+    return FieldStep(transform, transform.bind(before), before, transform.out_block(before))
+
 
 @dataclass(frozen=True, slots=True)
 class FieldPlan:
@@ -260,7 +269,7 @@ class _Compiler:
             if not isinstance(tfm, Transform):
                 raise PlanError(f"{tfm!r} among the {stage} transforms is no Transform; subclass graftwork.Transform")
             if tfm.stage != stage:
-                raise PlanError(f"{tfm!r} works on {tfm.stage}s; pass it in {tfm.stage}_tfms=, not in {stage}_tfms=")
+                raise PlanError(f"{tfm!r} is of the {tfm.stage} stage; pass it in {tfm.stage}_tfms=, not in {stage}_tfms=")
             names = (
                 self._names(given) if isinstance(given, On) else [n for n, b in self.current.items() if tfm.accepts(b)]
             )
@@ -330,10 +339,9 @@ def _run(parts: Sequence[FieldStep], value: Any) -> Any:
 def _bind(tfms: Mapping[str, Transform], current: dict[str, Block]) -> PlanStep:
     targets = []
     for name, tfm in tfms.items():
-        before = current[name]
-        after = tfm.out_block(before)
-        targets.append((name, FieldStep(tfm, tfm.bind(before), before, after)))
-        current[name] = after
+        step = field_step(tfm, current[name])
+        targets.append((name, step))
+        current[name] = step.after
     first = next(iter(tfms.values()))
     return PlanStep(brief(first), first.draw if first.random else None, tuple(targets))
 
