@@ -1,0 +1,247 @@
+"""Module weights to and from bytes, in the safetensors format, without a copy on the way back.
+
+Reading is done here because the library copies what it is given from memory; what it writes is what is read here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from graftwork.errors import ArtifactError
+
+__all__ = ["blank_build", "fill", "matching", "pack", "pack_module", "unpack"]
+
+DTYPES: Final = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+MAX_DIMENSIONS: Final = 64
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors of any layout and device as safetensors; same tensors give the same bytes."""
+    from safetensors.torch import save
+
+    strange = next((n for n, t in tensors.items() if t.dtype not in DTYPES.values()), None)
+    if strange is not None:
+        raise ArtifactError(f"tensor {strange!r} is {tensors[strange].dtype}, which a file cannot hold")
+    return bytes(save(_apart({name: t.detach().cpu().contiguous() for name, t in tensors.items()})))
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copy those that share memory with another one, which the format does not allow."""
+    owners = {name: t.untyped_storage().data_ptr() for name, t in tensors.items()}
+    counts = Counter(owners.values())
+    return {name: t.clone() if counts[owners[name]] > 1 else t for name, t in tensors.items()}
+
+
+def pack_module(module: nn.Module) -> tuple[bytes, dict[str, str]]:
+    """Return a module's parameters and saved buffers as safetensors, and the names that repeat another one's tensor.
+
+    Raises ArtifactError for state that is no tensor, and for parameters that have no shape yet.
+    """
+    state = module.state_dict(keep_vars=True)
+    first: dict[Any, str] = {}
+    aliases: dict[str, str] = {}
+    for name, value in state.items():
+        _check_saved(name, value)
+        owner = first.setdefault(_memory(value), name)
+        if owner != name:
+            aliases[name] = owner
+    return pack({name: value for name, value in state.items() if name not in aliases}), aliases
+
+
+def _check_saved(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise ArtifactError(f"the model's state {name!r} is a {type(value).__name__}; a file holds tensors only")
+    if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+        raise ArtifactError(f"the model's parameter {name!r} has no shape yet; run a batch through it first")
+
+
+def _memory(value: Tensor) -> Any:
+    """Identify what two names of one tensor have in common."""
+    if value.numel() == 0 or value.is_meta:
+        return id(value)
+    return value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def unpack(data: memoryview, *, what: str) -> dict[str, Tensor]:
+    """Return the tensors that lie in safetensors bytes, as views of them.
+
+    Raises ArtifactError, beginning with `what`, unless the header describes every byte exactly once.
+    """
+    header, start = _header(data, what)
+    tensors, position = {}, 0
+    for name, (dtype, shape, begin, end) in sorted(header.items(), key=lambda entry: entry[1][2:]):
+        size = math.prod(shape) * dtype.itemsize
+        if begin != position or end - begin != size or start + end > len(data) or begin % dtype.itemsize:
+            raise _unfit(what, f"its tensor {name!r} does not lie where its shape {shape} says")
+        tensors[name] = _view(data, dtype, shape, start + begin)
+        position = end
+    if start + position != len(data):
+        raise _unfit(what, f"{len(data) - start - position} bytes at its end belong to no tensor")
+    return tensors
+
+
+def _view(data: memoryview, dtype: torch.dtype, shape: list[int], offset: int) -> Tensor:
+    count = math.prod(shape)
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def _header(data: memoryview, what: str) -> tuple[dict[str, tuple[torch.dtype, list[int], int, int]], int]:
+    size = struct.unpack_from("<Q", data)[0] if len(data) >= 8 else len(data)
+    if size > len(data) - 8 or size % 8:
+        raise _unfit(what, "it is a pickle" if bytes(data[:1]) == b"\x80" else "it has no header")
+    try:
+        header = json.loads(bytes(data[8 : 8 + size]))
+    except (ValueError, RecursionError) as error:
+        raise _unfit(what, f"its header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _unfit(what, "its header is not a JSON object")
+    header.pop("__metadata__", None)
+    return {name: _described(name, entry, what) for name, entry in header.items()}, 8 + size
+
+
+def _described(name: str, entry: object, what: str) -> tuple[torch.dtype, list[int], int, int]:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)]} if dtype in DTYPES:
+            if len(shape) <= MAX_DIMENSIONS and all(type(n) is int and 0 <= n < 1 << 40 for n in shape):
+                return DTYPES[dtype], shape, begin, end
+    raise _unfit(what, f"its tensor {name!r} is described wrongly")
+
+
+def _unfit(what: str, why: str) -> ArtifactError:
+    return ArtifactError(f"{what} is refused: {why}; it is not safetensors, and nothing in it was run")
+
+
+# --- building without weights, and filling ---------------------------------------------------------------------------
+
+_FILLERS: Final = frozenset(
+    {
+        Tensor.bernoulli_,
+        Tensor.cauchy_,
+        Tensor.exponential_,
+        Tensor.fill_,
+        Tensor.geometric_,
+        Tensor.log_normal_,
+        Tensor.normal_,
+        Tensor.random_,
+        Tensor.uniform_,
+        Tensor.zero_,
+    }
+)
+
+
+class _Blank(TorchFunctionMode):
+    """Give `torch.empty` no memory, and skip filling it.
+
+    Only `torch.empty`, from which layers make their parameters: buffers that are computed are computed.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLERS and args[0].is_meta:
+            return args[0]
+        if func is torch.empty:
+            return func(*args, **{**(kwargs or {}), "device": "meta"})
+        return func(*args, **kwargs) if kwargs else func(*args)
+
+
+def blank_build(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> nn.Module:
+    """Build a module and give it `tensors`, without initialising weights first where its code allows that.
+
+    torch's random state is left as it was. Raises ArtifactError naming the first tensor that does not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        module = _built_blank(build)
+        if module is not None:
+            fill(module, tensors, aliases)
+            if not _leftovers(module):
+                return module
+        module = build()
+    fill(module, tensors, aliases)
+    return module
+
+
+def _built_blank(build: Callable[[], nn.Module]) -> nn.Module | None:
+    try:
+        with _Blank():
+            return build()
+    except Exception:
+        return None  # its code looks at the weights it makes; the ordinary build gives it some, or fails for good
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> None:
+    """Put tensors in place of a module's parameters and saved buffers, without copying; ties stay ties.
+
+    Raises ArtifactError naming the first tensor that is missing, left over, or of another shape or type.
+    """
+    state = module.state_dict(keep_vars=True)
+    given = matching(state, tensors, aliases)
+    owners = dict(module.named_modules(remove_duplicate=False))
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    for name, old in state.items():
+        source, new = made.setdefault(id(old), (given[name], _like(old, given[name])))
+        if source is not given[name]:
+            raise ArtifactError(f"tensor {name!r} is tied to another one in the model, and one of its own in the file")
+        prefix, _, leaf = name.rpartition(".")
+        setattr(owners[prefix], leaf, new)
+
+
+def matching(
+    state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], aliases: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Return the tensor for every name in `state`; raise ArtifactError unless names, shapes and types are the same."""
+    try:
+        given = {**tensors, **{alias: tensors[name] for alias, name in aliases.items()}}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(f"the names of tied tensors fit no tensor: {error}") from error
+    missing, extra = sorted(set(state) - set(given)), sorted(set(given) - set(state))
+    if missing:
+        raise ArtifactError(f"tensor {missing[0]!r} of the model is not in the file ({len(missing)} missing)")
+    if extra:
+        raise ArtifactError(f"tensor {extra[0]!r} in the file belongs to nothing in the model ({len(extra)} too many)")
+    for name, old in state.items():
+        if old.shape != given[name].shape or old.dtype != given[name].dtype:
+            found, wanted = _brief(given[name]), _brief(old)
+            raise ArtifactError(f"tensor {name!r} is {found} in the file, and {wanted} in the model it belongs to")
+    return given
+
+
+def _like(old: Tensor, tensor: Tensor) -> Tensor:
+    return nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+
+
+def _brief(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _leftovers(module: nn.Module) -> bool:
+    """Say whether anything is still without memory: a buffer that is not saved, or a tensor kept as an attribute."""
+    return any(t.is_meta for part in module.modules() for value in vars(part).values() for t in _tensors(value))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+    return (part for part in parts if isinstance(part, Tensor))
