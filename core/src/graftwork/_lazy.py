@@ -36,7 +36,7 @@ _BY_MODULE = {
         "ColSplitter EndSplitter FileSplitter FuncSplitter GrandparentSplitter GroupSplitter IndexSplitter "
         "RandomSplitter Split Splitter StratifiedSplitter TimeSplitter"
     ),
-    "task": "Task",
+    "task": "JobOptions Task option",
     "transform": "Bound On Transform",
 }
 

@@ -66,6 +66,7 @@ __all__ = [
     "IndexSplitter",
     "ItemError",
     "ItemLoader",
+    "JobOptions",
     "Learner",
     "Loader",
     "Loss",
@@ -107,6 +108,7 @@ __all__ = [
     "get_files",
     "get_host",
     "hookimpl",
+    "option",
     "parent_label",
     "unknown",
 ]
@@ -166,7 +168,7 @@ if TYPE_CHECKING:
         StratifiedSplitter,
         TimeSplitter,
     )
-    from graftwork.task import Task
+    from graftwork.task import JobOptions, Task, option
     from graftwork.transform import Bound, On, Transform
 else:
     from graftwork._lazy import lazy
