@@ -321,7 +321,7 @@ class Host:
 
     def _examine(self, name: str) -> tuple[Check, ...]:
         try:
-            return tuple(self._call(name, "graftwork_doctor", {}))
+            return tuple(self._call(name, "graftwork_doctor", {}) or ())
         except KeyboardInterrupt:
             raise
         except BaseException as error:
