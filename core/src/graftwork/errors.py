@@ -76,7 +76,7 @@ class PluginError(UserError):
     """Say which plugin is missing, blocked or broken, and the line that mends it."""
 
 
-class UnknownName(UserError):
+class UnknownName(UserError):  # noqa: N818 - says what it is
     """Name what was asked for and the nearest names that exist."""
 
 
@@ -89,7 +89,8 @@ def unknown(kind: str, name: str, valid: Iterable[str], *, hint: str = "") -> Un
     names = sorted(valid)
     near = get_close_matches(name, names, n=3, cutoff=0.5)
     # A short name is meant far more often than a full id: compare the last parts as well.
-    near += [n for n in names if n not in near and get_close_matches(name.rsplit("/", 1)[-1], [n.rsplit("/", 1)[-1]], cutoff=0.6)]
+    short = name.rsplit("/", 1)[-1]
+    near += [n for n in names if n not in near and get_close_matches(short, [n.rsplit("/", 1)[-1]], cutoff=0.6)]
     parts = [f"unknown {kind} {name!r}"]
     if near:
         parts.append("did you mean " + " or ".join(repr(n) for n in near[:3]) + "?")

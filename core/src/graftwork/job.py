@@ -10,22 +10,23 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from graftwork.errors import OptionError
+from graftwork.errors import ItemError, OptionError, unknown
 from graftwork.events import Callback, TrainState
 
 if TYPE_CHECKING:
     from graftwork.datablock import DataLoaders
+    from graftwork.dataloader import OnBadItem
     from graftwork.learner import Learner
     from graftwork.task import JobOptions, Task
 
-__all__ = ["Report", "SaveCheckpoint", "prepare_run", "train"]
+__all__ = ["Report", "SaveCheckpoint", "evaluate", "existing", "predict", "prepare_run", "train"]
 
 RUN_BYTES_TO_SPARE = 16 * 2**20
 Say = Callable[[str], None]
@@ -107,6 +108,7 @@ def check_space(folder: Path, learner: Learner) -> None:
 def train(task: Task, source: Path, job: JobOptions, out: Path | None, say: Say, *, to_stderr: bool = False) -> Report:
     """Train a task's model beside its baselines and leave everything in a run folder."""
     began = perf_counter()
+    existing(source)
     run = prepare_run(out, task.id)
     with _removed_if_empty(run):
         data = task.data(source, job)
@@ -270,3 +272,64 @@ def _pictures(run: Path, data: DataLoaders, learner: Learner) -> list[Path]:
     for name, figure in figures.items():
         figure.savefig(run / name, dpi=110)
     return [run / name for name in figures]
+
+
+def evaluate(artifact: Path, source: Path, job: JobOptions) -> dict[str, Any]:
+    """Measure an artifact on all of a source's items: `{"rows", "metrics", "warnings"}`.
+
+    Raises:
+        OptionError: the artifact was exported without a task, so nothing says how to read a source.
+    """
+    from graftwork.artifact import load_learner
+
+    existing(source)
+    predictor = load_learner(artifact, device=job.device, precision=job.precision)
+    ref = predictor.manifest.get("task")
+    if ref is None:
+        raise OptionError(f"{artifact} was exported without a task; measure it in Python: load_learner(…).validate(…)")
+    loader = _task(ref).test_loader(source, predictor.plan, job)
+    metrics = predictor.validate(loader)
+    bad = [f"{loader.item(i)}: {reason}" for i, reason in sorted(loader.bad_items.items())]
+    warnings = [f"left out {len(bad)} item(s) that cannot be read", *bad[:20]] if bad else []
+    return {"rows": loader.num_items - len(bad), "metrics": metrics, "warnings": warnings}
+
+
+def predict(
+    artifact: Path, inputs: Sequence[str], *, device: str = "auto", on_bad_item: OnBadItem = "skip"
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return one row per input that can be read, and what is wrong with the others.
+
+    Raises:
+        ItemError: no input can be read, or one cannot and `on_bad_item` is "error".
+    """
+    from graftwork.artifact import load_learner
+    from graftwork.predictor import BadItem
+
+    predictor = load_learner(artifact, device=device)
+    ref = predictor.manifest.get("task")
+    values = [Path(given) for given in inputs] if ref is None else _task(ref).inputs(inputs)
+    rows, failures = [], []
+    for given, said in zip(inputs, predictor.predict_batch(values, on_bad_item=on_bad_item), strict=True):
+        if isinstance(said, BadItem):
+            failures.append(f"{given}: {said.reason}")
+            continue
+        row: dict[str, Any] = {"input": given, "prediction": said.value}
+        rows.append(row if said.probabilities is None else row | {"probabilities": dict(said.probabilities)})
+    if not rows:
+        raise ItemError(f"no input can be read; the first one, {failures[0]}")
+    return rows, failures
+
+
+def _task(ref: Mapping[str, Any]) -> Task:
+    from graftwork.plugins import get_host
+
+    task: Task = get_host().tasks.get(ref["id"]).from_config(ref["config"])
+    return task
+
+
+def existing(path: Path) -> Path:
+    """Return the path; raise UnknownName with the nearest names beside it if there is nothing."""
+    if not path.exists():
+        beside = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise unknown("path", str(path), beside, hint="there is no such file or folder")
+    return path

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from graftwork.lr_find import Sweep
 
-__all__ = ["LearningRate", "Learner"]
+__all__ = ["Learner", "LearningRate"]
 
 LearningRate = float | slice
 MOMENTA = (0.95, 0.85, 0.95)

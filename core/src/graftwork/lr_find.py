@@ -50,7 +50,7 @@ class Sweep:
 
 
 class _Watch(Callback):
-    """Keep the smoothed loss of every step and stop when it has diverged. Reading it costs a wait; this is no training."""
+    """Keep the smoothed loss of every step, and stop when it has diverged."""
 
     def __init__(self, *, stop_diverging: bool) -> None:
         self.stop_diverging = stop_diverging

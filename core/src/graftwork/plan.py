@@ -267,7 +267,7 @@ class _Compiler:
         for given in tfms:
             tfm = given.transform if isinstance(given, On) else given
             if not isinstance(tfm, Transform):
-                raise PlanError(f"{tfm!r} among the {stage} transforms is no Transform; subclass graftwork.Transform")
+                raise PlanError(f"{tfm!r} among the {stage} transforms is no Transform (subclass it)")
             if tfm.stage != stage:
                 raise PlanError(f"{tfm!r} is of the {tfm.stage} stage; pass it in {tfm.stage}_tfms=, not in {stage}_tfms=")
             names = (

@@ -1,4 +1,4 @@
-"""Pictures of training: losses, and the learning-rate sweep. Figures are made without pyplot: nothing global changes."""
+"""Pictures of training: losses, and the learning-rate sweep. No pyplot: nothing global changes."""
 
 from __future__ import annotations
 

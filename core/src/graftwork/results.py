@@ -21,7 +21,7 @@ __all__ = ["layer_table", "show_results"]
 
 @torch.inference_mode()
 def show_results(feed: Feed, objective: Objective, loader: Loader, *, max_n: int = 9) -> Figure:
-    """Draw the first samples of a loader: inputs, then the target, then the prediction; wrong ones are titled in red."""
+    """Draw the first samples of a loader: the input, its target, then the prediction; wrong ones are titled in red."""
     was_training = feed.module.training
     feed.module.eval()
     batch = next(loader.at(0))

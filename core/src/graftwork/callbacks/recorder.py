@@ -96,6 +96,6 @@ class Recorder(Callback):
 def _not_finite(loss: float, step: int, state: TrainState) -> TrainingError:
     epoch = state.first_epoch + state.epoch + 1
     return TrainingError(
-        f"the {state.phase} loss became {loss} in epoch {epoch}, at or before step {step} of this fit; training stopped. "
+        f"the {state.phase} loss became {loss} in epoch {epoch}, by step {step} of this fit; training stopped. "
         f"The learning rate was {state.learning_rate:.2g}: try a tenth of it, or precision='fp32'"
     )

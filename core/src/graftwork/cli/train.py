@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from graftwork.cli.options import options_of
-from graftwork.errors import unknown
 from graftwork.plugins import get_host
 from graftwork.task import JobOptions
 
@@ -61,8 +60,6 @@ def _task_command(name: str) -> click.Command:
 def _train(task: Any, *, source: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     from graftwork.job import train
 
-    if not source.exists():
-        raise _no_such(source)
     own = {f.name for f in fields(task.Options)}
     job = JobOptions(**{k: v for k, v in given.items() if k not in own})
     made = task(task.Options(**{k: v for k, v in given.items() if k in own}))
@@ -74,11 +71,6 @@ def _train(task: Any, *, source: Path, out: Path | None, as_json: bool, **given:
     say(_table(report))
     if as_json:
         click.echo(json.dumps(report.to_json()))
-
-
-def _no_such(path: Path) -> Exception:
-    near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    return unknown("path", str(path), [str(path.parent / name) for name in near] if near else [])
 
 
 def _table(report: Any) -> str:
