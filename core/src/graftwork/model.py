@@ -26,9 +26,7 @@ class ModelContext:
     def num_outputs(self) -> int:
         """Number of outputs of the only target; raise OptionError if there are several."""
         if len(self.targets) != 1:
-            raise OptionError(
-                f"this model has one output, and the data {len(self.targets)} targets: {tuple(self.targets)}"
-            )
+            raise OptionError(f"this model has one output, and the data the targets {tuple(self.targets)}")
         return next(iter(self.targets.values())).num_outputs
 
 

@@ -51,18 +51,13 @@ class Objective:
         """Return the loss, a scalar mean over the batch."""
         if self.single is not None:
             return self.losses[self.single](raw, fields[self.single])
-        parts = [
-            loss(out, fields[name]) for (name, loss), out in zip(self.losses.items(), self._outputs(raw), strict=True)
-        ]
-        return torch.stack(parts).sum()
+        outputs = zip(self.losses.items(), self._outputs(raw), strict=True)
+        return torch.stack([loss(out, fields[name]) for (name, loss), out in outputs]).sum()
 
     def per_item(self, raw: Any, fields: Mapping[str, Tensor]) -> Tensor:
         """Return one loss per item, (B,)."""
-        outputs = self._outputs(raw)
-        parts = [
-            loss.per_item(out, fields[name]) for (name, loss), out in zip(self.losses.items(), outputs, strict=True)
-        ]
-        return torch.stack(parts).sum(0)
+        outputs = zip(self.losses.items(), self._outputs(raw), strict=True)
+        return torch.stack([loss.per_item(out, fields[name]) for (name, loss), out in outputs]).sum(0)
 
     def activate(self, raw: Any) -> dict[str, Tensor]:
         """Return probabilities or values by target."""

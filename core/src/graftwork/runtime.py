@@ -111,9 +111,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise OptionError(
-            f"device={name!r} is not a device torch knows; use auto, cpu, cuda, cuda:0, mps, …"
-        ) from error
+        raise OptionError(f"device={name!r} is no device torch knows; use auto, cpu, cuda, cuda:0, mps, …") from error
     absent = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )
