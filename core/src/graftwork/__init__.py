@@ -106,8 +106,8 @@ if TYPE_CHECKING:
         RegressionBlock,
         TargetBlock,
     )
-    from graftwork.datablock import DataBlock, Datasets
-    from graftwork.dataloader import Batch, ColumnLoader, DataLoaders, ItemLoader, Loader
+    from graftwork.datablock import DataBlock, DataLoaders, Datasets
+    from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader
     from graftwork.errors import (
         ArtifactError,
         BlockError,
@@ -126,7 +126,7 @@ if TYPE_CHECKING:
     from graftwork.events import Callback, TrainState
     from graftwork.interpret import ClassificationInterpretation
     from graftwork.items import ColReader, RegexLabeller, get_files, parent_label
-    from graftwork.learner import Learner, Prediction, Predictions
+    from graftwork.learner import Learner
     from graftwork.loss import Loss
     from graftwork.metric import (
         Metric,
@@ -151,6 +151,7 @@ if TYPE_CHECKING:
     from graftwork.model import ModelContext, ModelParts
     from graftwork.plan import Plan
     from graftwork.plugins import get_host
+    from graftwork.prediction import Prediction, Predictions
     from graftwork.runtime import Runtime
     from graftwork.split import (
         ColSplitter,

@@ -13,8 +13,8 @@ _BY_MODULE = {
     "block": (
         "Block BlockSteps CategoryBlock ClassIndexBlock MultiCategoryBlock MultiHotBlock RegressionBlock TargetBlock"
     ),
-    "datablock": "DataBlock Datasets",
-    "dataloader": "Batch ColumnLoader DataLoaders ItemLoader Loader",
+    "datablock": "DataBlock DataLoaders Datasets",
+    "dataloader": "Batch ColumnLoader ItemLoader Loader",
     "errors": (
         "ArtifactError BlockError DataError FreezeError GraftworkError ItemError OptionError PlanError PluginError "
         "TrainingError UnknownName UserError unknown"
@@ -22,7 +22,7 @@ _BY_MODULE = {
     "events": "Callback TrainState",
     "interpret": "ClassificationInterpretation",
     "items": "ColReader RegexLabeller get_files parent_label",
-    "learner": "Learner Prediction Predictions",
+    "learner": "Learner",
     "loss": "Loss",
     "metric": (
         "Metric accuracy accuracy_multi as_metric error_rate f1 f1_multi mae mse precision precision_multi r2 recall "
@@ -31,6 +31,7 @@ _BY_MODULE = {
     "model": "ModelContext ModelParts",
     "plan": "Plan",
     "plugins": "get_host",
+    "prediction": "Prediction Predictions",
     "runtime": "Runtime",
     "split": (
         "ColSplitter EndSplitter FileSplitter FuncSplitter GrandparentSplitter GroupSplitter IndexSplitter "

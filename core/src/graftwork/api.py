@@ -128,8 +128,8 @@ if TYPE_CHECKING:
         RegressionBlock,
         TargetBlock,
     )
-    from graftwork.datablock import DataBlock, Datasets
-    from graftwork.dataloader import Batch, ColumnLoader, DataLoaders, ItemLoader, Loader
+    from graftwork.datablock import DataBlock, DataLoaders, Datasets
+    from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader
     from graftwork.errors import (
         ArtifactError,
         BlockError,
@@ -147,12 +147,13 @@ if TYPE_CHECKING:
     )
     from graftwork.events import Callback, TrainState
     from graftwork.items import ColReader, RegexLabeller, get_files, parent_label
-    from graftwork.learner import Learner, Prediction, Predictions
+    from graftwork.learner import Learner
     from graftwork.loss import Loss
     from graftwork.metric import Metric, as_metric
     from graftwork.model import ModelContext, ModelParts
     from graftwork.plan import Plan
     from graftwork.plugins import get_host
+    from graftwork.prediction import Prediction, Predictions
     from graftwork.runtime import Runtime
     from graftwork.split import (
         ColSplitter,
