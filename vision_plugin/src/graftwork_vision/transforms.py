@@ -1,0 +1,426 @@
+"""Transforms of pictures: opening and closing steps, resizing, flipping, normalising."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final, Literal, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from graftwork.api import Block, Bound, DataError, ItemError, OptionError, PlanError, Transform, unknown
+from graftwork_vision.blocks import (
+    ImageBlock,
+    ImageTensorBlock,
+    PictureBlock,
+    PixelBlock,
+    Scale,
+    Size,
+    check_size,
+    to_picture,
+)
+from graftwork_vision.pictures import open_picture, to_array
+
+__all__ = [
+    "DecodeImage",
+    "Flip",
+    "Normalize",
+    "RandomResizedCrop",
+    "Resize",
+    "ToFloat",
+    "ToTensor",
+    "imagenet_stats",
+]
+
+Method = Literal["crop", "pad", "squish"]
+PadMode = Literal["reflection", "border", "zeros"]
+Stats = tuple[float, ...]
+
+imagenet_stats: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PAD: Final = {"reflection": "reflect", "border": "edge", "zeros": "constant"}
+
+
+def as_size(size: int | Size, owner: str) -> Size:
+    """Return (height, width); one number means a square. Raise OptionError for anything else."""
+    pair = (size, size) if isinstance(size, int) else tuple(size)
+    check_size(pair, owner)  # type: ignore[arg-type]
+    return pair  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class DecodeImage(Transform):
+    """Open a picture as RGB or grey, as its block says: EXIF rotation applied, transparency laid on white.
+
+    Raises ItemError naming the file if it cannot be read, or has not the size the block states.
+    """
+
+    id: ClassVar[str] = "vision/decode"
+
+    def accepts(self, block: Block) -> bool:
+        """Work on named pictures."""
+        return isinstance(block, ImageBlock)
+
+    def out_block(self, block: Block) -> Block:
+        """Give opened pictures."""
+        assert isinstance(block, ImageBlock)
+        return PictureBlock(block.channels, block.size)
+
+    def bind(self, block: Block) -> Bound:
+        """Open with the block's channels."""
+        assert isinstance(block, ImageBlock)
+        channels, shrink_to = block.channels, block.shrink_to
+        if block.size is None:
+            return Bound(lambda value, _: open_picture(value, channels=channels, shrink_to=shrink_to))
+        opened = PictureBlock(channels, block.size)
+
+        def encode(value: Any, _: Any) -> Image.Image:
+            picture = open_picture(value, channels=channels, shrink_to=shrink_to)
+            reason = opened.check(picture)
+            if reason:
+                raise ItemError(f"{reason}; give all pictures one size with item_tfms=[Resize(…)]")
+            return picture
+
+        return Bound(encode)
+
+
+@dataclass(frozen=True)
+class ToTensor(Transform):
+    """Turn an opened picture into uint8 pixels (C, H, W)."""
+
+    id: ClassVar[str] = "vision/to-tensor"
+
+    def accepts(self, block: Block) -> bool:
+        """Work on opened pictures."""
+        return isinstance(block, PictureBlock)
+
+    def out_block(self, block: Block) -> Block:
+        """Give pixels as bytes."""
+        assert isinstance(block, PictureBlock)
+        return ImageTensorBlock(block.channels, block.size)
+
+    def bind(self, block: Block) -> Bound:
+        """Copy the pixels."""
+        return Bound(lambda picture, _: torch.from_numpy(to_array(picture)).permute(2, 0, 1), to_picture)
+
+
+@dataclass(frozen=True)
+class ToFloat(Transform):
+    """Turn bytes into floats from 0 to 1, on the device. Decoding is exact."""
+
+    id: ClassVar[str] = "vision/to-float"
+    stage = "batch"
+
+    def accepts(self, block: Block) -> bool:
+        """Work on pixels as bytes."""
+        return isinstance(block, ImageTensorBlock) and block.scale == "bytes"
+
+    def out_block(self, block: Block) -> Block:
+        """Give pixels from 0 to 1."""
+        return _scaled(block, "unit")
+
+    def bind(self, block: Block) -> Bound:
+        """Divide by 255."""
+        return Bound(
+            lambda x, _: x.float().div_(255),
+            lambda x: (x * 255).round_().clamp_(0, 255).to(torch.uint8),
+        )
+
+
+def _scaled(block: Block, scale: Scale) -> ImageTensorBlock:
+    assert isinstance(block, ImageTensorBlock)
+    return replace(block, scale=scale)
+
+
+@dataclass(frozen=True)
+class Normalize(Transform):
+    """Subtract a mean per channel and divide by a standard deviation, given or fitted on the training split.
+
+    Statistics are of pixels from 0 to 1. A channel that never changes keeps its scale (deviation 1).
+    """
+
+    id: ClassVar[str] = "vision/normalize"
+    stage = "batch"
+    mean: Stats | None = None
+    std: Stats | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse one without the other, different lengths, and deviations that are not positive."""
+        if (self.mean is None) != (self.std is None):
+            raise OptionError(f"{self.id}: give mean and std together, or neither to have both fitted")
+        if self.mean is None or self.std is None:
+            return
+        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+            raise OptionError(f"{self.id}: mean={self.mean} and std={self.std} need one value per channel, std above 0")
+
+    @classmethod
+    def from_stats(cls, mean: Stats, std: Stats) -> Self:
+        """Normalise with known statistics: `Normalize.from_stats(*imagenet_stats)`."""
+        return cls(tuple(map(float, mean)), tuple(map(float, std)))
+
+    def accepts(self, block: Block) -> bool:
+        """Work on pixels from 0 to 1."""
+        return isinstance(block, ImageTensorBlock) and block.scale == "unit"
+
+    @property
+    def needs_fit(self) -> bool:
+        """Fit where no statistics were given."""
+        return self.mean is None
+
+    def fit(self, values: Iterable[Any], block: Block) -> Self:
+        """Take mean and deviation of batches (B, C, H, W), in float64; raise DataError if there is none."""
+        count, mean, spread = 0, torch.zeros(()), torch.zeros(())
+        for batch in values:
+            count, mean, spread = _merge(count, mean, spread, batch)
+        if not count:
+            raise DataError(f"{self.id}: there is no picture to take statistics of")
+        std = (spread / count).sqrt()
+        std = torch.where(std < 1e-6, torch.ones_like(std), std)
+        return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+    def out_block(self, block: Block) -> Block:
+        """Give normalised pixels."""
+        after = _scaled(block, "standard")
+        if self.mean is not None and len(self.mean) != after.channels:
+            raise PlanError(
+                f"{self.id} has statistics of {len(self.mean)} channel(s), the pictures have {after.channels}; "
+                "use Normalize() to have them fitted, or open the pictures with ImageBlock(channels=…) to match"
+            )
+        return after
+
+    def bind(self, block: Block) -> Bound:
+        """Keep the statistics on the device of the last batch."""
+        on = _OnDevice(self.mean or (), self.std or ())
+
+        def encode(x: Tensor, _: Any) -> Tensor:
+            mean, std = on(x.device)
+            return x.sub(mean).div_(std)
+
+        def decode(x: Tensor) -> Tensor:
+            mean, std = on(x.device)
+            return x.mul(std).add_(mean)
+
+        return Bound(encode, decode)
+
+
+def _merge(count: int, mean: Tensor, spread: Tensor, batch: Tensor) -> tuple[int, Tensor, Tensor]:
+    """Merge running moments with a batch's (Chan, Golub and LeVeque, 1979)."""
+    x = batch.detach().cpu().double().transpose(0, 1).flatten(1)
+    new, new_mean = x.shape[1], x.mean(1)
+    new_spread = (x - new_mean[:, None]).square().sum(1)
+    if not count:
+        return new, new_mean, new_spread
+    total, delta = count + new, new_mean - mean
+    return total, mean + delta * (new / total), spread + new_spread + delta.square() * (count * new / total)
+
+
+class _OnDevice:
+    """Hold mean and deviation as (C, 1, 1) tensors, moved once per device."""
+
+    def __init__(self, mean: Stats, std: Stats) -> None:
+        self._stats = (torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None])
+
+    def __call__(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._stats[0].device != device:
+            self._stats = (self._stats[0].to(device), self._stats[1].to(device))
+        return self._stats
+
+
+@dataclass(frozen=True)
+class Flip(Transform):
+    """Mirror pictures left to right, each of a batch with probability `p`; never outside training."""
+
+    id: ClassVar[str] = "vision/flip"
+    stage = "batch"
+    random = True
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability."""
+        if not 0 <= self.p <= 1:
+            raise OptionError(f"{self.id}: p={self.p} is not between 0 and 1")
+
+    def accepts(self, block: Block) -> bool:
+        """Work on pixels."""
+        return isinstance(block, ImageTensorBlock)
+
+    def out_block(self, block: Block) -> Block:
+        """Change nothing about the block."""
+        return block
+
+    def draw(self, rng: torch.Generator, sample: Mapping[str, Any]) -> Tensor:
+        """Draw which of the batch are mirrored: bool (B,) on the generator's device."""
+        batch = len(next(iter(sample.values())))
+        return torch.rand(batch, generator=rng, device=rng.device) < self.p
+
+    def bind(self, block: Block) -> Bound:
+        """Mirror where the mask says so."""
+
+        def encode(x: Tensor, mirrored: Tensor | None) -> Tensor:
+            if mirrored is None:
+                return x
+            return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(-1), x)
+
+        return Bound(encode)
+
+
+@dataclass(frozen=True)
+class Resize(Transform):
+    """Give pictures one size by cropping to its shape, padding to it, or squishing.
+
+    "crop" and "pad" place the picture at random in training and in the centre otherwise. `pad_mode` is "reflection",
+    "border" (the edge repeated) or "zeros".
+    """
+
+    id: ClassVar[str] = "vision/resize"
+    random = True
+    size: int | Size
+    method: Method = field(default="crop", kw_only=True)
+    pad_mode: PadMode = field(default="reflection", kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Make the size (height, width), and refuse unknown methods."""
+        object.__setattr__(self, "size", as_size(self.size, self.id))
+        if self.method not in ("crop", "pad", "squish"):
+            raise unknown("resize method", self.method, ("crop", "pad", "squish"))
+        if self.pad_mode not in _PAD:
+            raise unknown("pad mode", self.pad_mode, _PAD)
+
+    def accepts(self, block: Block) -> bool:
+        """Work on opened pictures."""
+        return isinstance(block, PixelBlock)
+
+    def out_block(self, block: Block) -> Block:
+        """Give pictures of the size."""
+        assert isinstance(block, PixelBlock)
+        return block.sized(as_size(self.size, self.id))
+
+    def draw(self, rng: np.random.Generator, sample: Mapping[str, Any]) -> tuple[float, float]:
+        """Draw the position as shares of the room left, down and right."""
+        return float(rng.random()), float(rng.random())
+
+    def bind(self, block: Block) -> Bound:
+        """Resize with the block's interpolation."""
+        assert isinstance(block, PixelBlock)
+        size, resample, pad_mode = as_size(self.size, self.id), block.resample, _PAD[self.pad_mode]
+        if self.method == "squish":
+            return Bound(lambda picture, _: _resized(picture, size, resample))
+        if self.method == "crop":
+            return Bound(lambda picture, at: _cropped(picture, size, resample, at or (0.5, 0.5)))
+        return Bound(lambda picture, at: _padded(picture, size, resample, at or (0.5, 0.5), pad_mode))
+
+
+Box = tuple[float, float, float, float]
+
+
+def _resized(picture: Image.Image, size: Size, resample: Image.Resampling, box: Box | None = None) -> Image.Image:
+    whole = (0.0, 0.0, float(picture.width), float(picture.height))
+    if (picture.height, picture.width) == size and box in (None, whole):
+        return picture
+    # The gap lets Pillow average whole blocks first when shrinking more than four times.
+    return picture.resize((size[1], size[0]), resample, box=box, reducing_gap=2.0)
+
+
+def _cropped(picture: Image.Image, size: Size, resample: Image.Resampling, at: tuple[float, float]) -> Image.Image:
+    height, width = picture.height, picture.width
+    scale = min(height / size[0], width / size[1])
+    # Floating point must not push the box over the edge, which Pillow refuses.
+    tall, wide = min(scale * size[0], height), min(scale * size[1], width)
+    top, left = at[0] * (height - tall), at[1] * (width - wide)
+    box = (left, top, min(left + wide, width), min(top + tall, height))
+    return _resized(picture, size, resample, box)
+
+
+def _padded(
+    picture: Image.Image, size: Size, resample: Image.Resampling, at: tuple[float, float], pad_mode: str
+) -> Image.Image:
+    scale = max(picture.height / size[0], picture.width / size[1])
+    inner = (_clamp(round(picture.height / scale), size[0]), _clamp(round(picture.width / scale), size[1]))
+    pixels = np.asarray(_resized(picture, inner, resample))
+    top, left = int(at[0] * (size[0] - inner[0])), int(at[1] * (size[1] - inner[1]))
+    room = [(top, size[0] - inner[0] - top), (left, size[1] - inner[1] - left)]
+    room += [(0, 0)] * (pixels.ndim - 2)
+    return Image.fromarray(np.pad(pixels, room, mode=pad_mode))  # type: ignore[call-overload]
+
+
+def _clamp(value: int, high: int) -> int:
+    return max(1, min(value, high))
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Transform):
+    """Crop a random part of random shape and give it the size; outside training, squish and take the centre.
+
+    The part covers `min_scale` to `max_scale` of the picture, width over height within `ratio`; after ten misses the
+    largest centred part with an allowed ratio is taken. `val_xtra` is how much larger the squished picture is.
+    """
+
+    id: ClassVar[str] = "vision/random-resized-crop"
+    random = True
+    size: int | Size
+    min_scale: float = field(default=0.08, kw_only=True)
+    max_scale: float = field(default=1.0, kw_only=True)
+    ratio: tuple[float, float] = field(default=(3 / 4, 4 / 3), kw_only=True)
+    val_xtra: float = field(default=0.14, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Make the size (height, width), and refuse impossible ranges."""
+        object.__setattr__(self, "size", as_size(self.size, self.id))
+        if not 0 < self.min_scale <= self.max_scale <= 1:
+            raise OptionError(
+                f"{self.id}: min_scale={self.min_scale} and max_scale={self.max_scale} must satisfy "
+                "0 < min_scale <= max_scale <= 1"
+            )
+        if not 0 < self.ratio[0] <= self.ratio[1] or self.val_xtra < 0:
+            raise OptionError(f"{self.id}: ratio={self.ratio} must rise from above 0, val_xtra={self.val_xtra} be >= 0")
+
+    def accepts(self, block: Block) -> bool:
+        """Work on opened pictures."""
+        return isinstance(block, PixelBlock)
+
+    def out_block(self, block: Block) -> Block:
+        """Give pictures of the size."""
+        assert isinstance(block, PixelBlock)
+        return block.sized(as_size(self.size, self.id))
+
+    def draw(self, rng: np.random.Generator, sample: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+        """Draw ten attempts of (area, ratio, down, right), each from 0 to 1."""
+        return rng.random((10, 4))
+
+    def bind(self, block: Block) -> Bound:
+        """Crop with the block's interpolation."""
+        assert isinstance(block, PixelBlock)
+        size, resample = as_size(self.size, self.id), block.resample
+
+        def encode(picture: Image.Image, draws: Any) -> Image.Image:
+            if draws is None:
+                return self._centre(picture, size, resample)
+            return _resized(picture, size, resample, self.box((picture.height, picture.width), draws))
+
+        return Bound(encode)
+
+    def box(self, size: Size, draws: np.ndarray[Any, Any]) -> tuple[int, int, int, int]:
+        """Return the part (left, top, right, bottom) of a picture of `size` that the draws choose."""
+        height, width = size
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for area, ratio, down, right in draws.tolist():
+            pixels = (self.min_scale + area * (self.max_scale - self.min_scale)) * height * width
+            shape = math.exp(low + ratio * (high - low))
+            wide, tall = round(math.sqrt(pixels * shape)), round(math.sqrt(pixels / shape))
+            if 0 < wide <= width and 0 < tall <= height:
+                left, top = int(right * (width - wide + 1)), int(down * (height - tall + 1))
+                return left, top, left + wide, top + tall
+        wide, tall = min(width, _clamp(int(height * self.ratio[1]), width)), height
+        if width / height < self.ratio[0]:
+            wide, tall = width, _clamp(int(width / self.ratio[0]), height)
+        left, top = (width - wide) // 2, (height - tall) // 2
+        return left, top, left + wide, top + tall
+
+    def _centre(self, picture: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
+        extra = math.ceil(max(size) * self.val_xtra / 8) * 8
+        larger = _resized(picture, (size[0] + extra, size[1] + extra), resample)
+        half = extra // 2
+        return larger.crop((half, half, half + size[1], half + size[0])) if extra else larger
