@@ -146,9 +146,12 @@ class EventTable:
     @classmethod
     def compile(cls, callbacks: Iterable[Callback]) -> EventTable:
         """Sort callbacks and collect what they override; raise OptionError for a method that is nearly an event."""
-        ordered = sorted(callbacks, key=lambda callback: callback.order)
-        for callback in ordered:
+        given = list(callbacks)
+        for callback in given:
+            if not isinstance(callback, Callback):
+                raise OptionError(f"{callback!r} among the callbacks is no Callback; pass an instance of a subclass")
             _check_names(callback)
+        ordered = sorted(given, key=lambda callback: callback.order)
         return cls(**{event: _handlers(event, ordered) for event in EVENTS})
 
 
@@ -159,15 +162,21 @@ def _handlers(event: str, ordered: list[Callback]) -> tuple[Handler, ...]:
 
 
 def _check_names(callback: Callback) -> None:
-    if not isinstance(callback, Callback):
-        raise OptionError(f"{callback!r} among the callbacks is no Callback; pass an instance of a subclass")
     for kind in type(callback).__mro__:
         if kind in (Callback, object):
             continue
         for name, value in vars(kind).items():
-            near = [] if name in EVENTS or not callable(value) else get_close_matches(name, EVENTS, 1, cutoff=0.8)
+            near = None if name in EVENTS or not callable(value) else _meant(name)
             if near:
                 raise OptionError(
-                    f"{type(callback).__name__}.{name} looks like an event and is none; did you mean {near[0]}? "
+                    f"{type(callback).__name__}.{name} looks like an event and is none; did you mean {near}? "
                     f"(The events: {', '.join(EVENTS)}. A helper of another kind starts with an underscore.)"
                 )
+
+
+def _meant(name: str) -> str | None:
+    """Return the event a method's name is nearly; other libraries' before_x, after_x and on_x count."""
+    for prefix, suffix in (("before_", "_start"), ("after_", "_end"), ("on_", "")):
+        if name.startswith(prefix):
+            return next(iter(get_close_matches(name.removeprefix(prefix) + suffix, EVENTS, 1, cutoff=0.0)))
+    return next(iter(get_close_matches(name, EVENTS, 1, cutoff=0.7)), None)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from graftwork.dataloader import Batch
+from graftwork.errors import OptionError, UnknownName
+from graftwork.runtime import Runtime, native_bf16, seeded
+from graftwork.seeds import derive_seed
+
+WIDE = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 200, 3))
+CPU = torch.device("cpu")
+
+
+def test_defaults_are_plain() -> None:
+    session = Runtime(device="cpu").start(nn.Linear(2, 2))
+    assert session.describe() == "cpu, fp32"
+    assert session.forward is not None
+
+
+def test_auto_takes_bf16_and_channels_last_where_they_pay() -> None:
+    session = Runtime(device="cpu", precision="auto").start(WIDE)
+    expected = "cpu, bf16, channels-last" if native_bf16(CPU) else "cpu, fp32"
+    assert session.describe() == expected
+    assert Runtime(device="cpu", precision="auto").start(nn.Linear(9, 9)).describe() == "cpu, fp32"
+
+
+def test_channels_last_changes_the_format_and_not_the_values() -> None:
+    conv = nn.Conv2d(3, 8, 3)
+    x = torch.randn(2, 3, 9, 9)
+    before = conv(x)
+    session = Runtime(device="cpu", channels_last=True).start(conv)
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(session.forward(*session.shape([x])), before, atol=1e-6)
+
+
+def test_bf16_forward_is_bf16_and_near_fp32() -> None:
+    linear, x = nn.Linear(16, 16), torch.randn(4, 16)
+    session = Runtime(device="cpu", precision="bf16").start(linear)
+    with session.autocast():
+        low = session.forward(x)
+    assert low.dtype == torch.bfloat16
+    assert torch.allclose(low.float(), linear(x), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"precision": "fp61"}, UnknownName, "fp16"),
+        ({"device": "gpuu"}, OptionError, "no device torch knows"),
+        ({"device": "cuda"}, OptionError, "not available"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    if options.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a cuda device")
+    with pytest.raises(error, match=message):
+        Runtime(**options)
+
+
+def test_seeded_puts_the_global_generator_back() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with seeded(3):
+        first = torch.rand(2)
+    assert torch.equal(torch.get_rng_state(), before)
+    with seeded(3):
+        assert torch.equal(torch.rand(2), first)
+
+
+def test_derived_seeds_differ_by_every_part_and_are_the_same_everywhere() -> None:
+    seeds = {derive_seed(s, name, n) for s in (0, 1) for name in ("order", "batch") for n in range(10)}
+    assert len(seeds) == 40
+    assert derive_seed(42, "order", 0) == 1608622093565479053
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a cuda device")
+def test_batches_move_to_the_device_and_the_index_stays() -> None:
+    session = Runtime(device="cuda").start(nn.Linear(2, 2))
+    batch = session.place(Batch({"x": torch.zeros(3, 2)}, ("x",), (), torch.arange(3)))
+    assert batch.x.device.type == "cuda"
+    assert batch.index.device.type == "cpu"
