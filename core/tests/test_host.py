@@ -254,7 +254,7 @@ def test_a_plugin_at_fault_leaves_no_record_and_harms_no_other(
     workshop.plugin("zzz", good("zzz"))
     host = workshop.host()
     before = {kind: set(registry.ids()) for kind, registry in Host(find=tuple, env={}).registries.items()}
-    assert states(host) == {"core": "ok", "aaa": "ok", only(host, "acme").handle: state, "zzz": "ok"}
+    assert states(host) == {"core": "ok", "aaa": "ok", "acme": state, "zzz": "ok"}
     for kind, registry in host.registries.items():
         assert set(registry.ids()) == before[kind] | ({"aaa/depth", "zzz/depth"} if kind == "blocks" else set())
     info = only(host, "acme")
@@ -263,8 +263,8 @@ def test_a_plugin_at_fault_leaves_no_record_and_harms_no_other(
     assert info.records == {}
     assert info.error is not None
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"graft: plugin {info.handle!r} is not loaded: ")
-    assert line.endswith(f"; see `graft plugins show {info.handle}`")
+    assert line.startswith("graft: plugin 'acme' is not loaded: ")
+    assert line.endswith("; see `graft plugins show acme`")
 
 
 @pytest.mark.parametrize("how", FAILURES)
@@ -324,7 +324,9 @@ def test_an_entry_of_another_major_is_reported_and_not_imported(workshop: Worksh
     assert only(host, "old").fix == "pip install --upgrade graftwork-old"
 
 
-def test_a_second_claimant_takes_neither_the_name_nor_the_plugin_down(workshop: Workshop) -> None:
+def test_a_second_claimant_takes_neither_the_name_nor_the_plugin_down(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
     workshop.plugin("acme", good("acme"))
     squatter = workshop.plugin("acme", good("acme"), dist="graftwork-squatter")
     twin = workshop.plugin("acme", good("acme"), dist="acme")
@@ -339,6 +341,10 @@ def test_a_second_claimant_takes_neither_the_name_nor_the_plugin_down(workshop: 
         "conflict",
         "the namespace 'acme' belongs to distribution 'graftwork-acme', which is installed as well",
     )
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("graft: plugin 'acme' of distribution 'graftwork-squatter' is not loaded: ")
+    assert first.endswith("; see `graft plugins show graftwork-squatter`")
+    assert second.startswith("graft: plugin 'acme' of distribution 'acme' is not loaded: ")
     assert squatter not in sys.modules
     assert twin not in sys.modules
     assert "acme/depth" in host.blocks

@@ -43,7 +43,8 @@ class PluginInfo:
     """Say what became of one plugin.
 
     `ms` is the time its own import and registration took, `heavy` names the large libraries its import brought in;
-    both cost every command. `records` holds the ids by kind, and is empty in every state but `ok`.
+    both cost every command. `records` holds the ids by kind, and is empty in every state but `ok`. `rightful` is False
+    where the name belongs to another distribution.
     """
 
     name: str
@@ -58,6 +59,7 @@ class PluginInfo:
     heavy: tuple[str, ...] = ()
     records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error: BaseException | None = None
+    rightful: bool = True
 
     @property
     def slow(self) -> bool:
@@ -67,7 +69,7 @@ class PluginInfo:
     @property
     def handle(self) -> str:
         """Return the name that tells it from any other: its distribution's where it has no right to its own."""
-        return self.dist if self.state == "conflict" and self.dist else self.name
+        return self.name if self.rightful else self.dist
 
 
 class RefusedError(PluginError):
@@ -85,6 +87,7 @@ class Attempt:
     """Gather what is learnt about a plugin while it is loaded."""
 
     candidate: Candidate
+    objection: str = ""
     plugin: Plugin | None = None
     ms: float = 0.0
     heavy: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ class Attempt:
             heavy=self.heavy,
             records=self.records,
             error=error,
+            rightful=not self.objection,
         )
 
     def _verdict(self, error: BaseException | None) -> tuple[State, str, str]:
@@ -119,6 +123,13 @@ class Attempt:
         if isinstance(error, UserError):
             return "failed", str(error), repair
         return "failed", f"{type(error).__name__}: {error}".removesuffix(": "), repair
+
+    def check_candidate(self) -> None:
+        """Raise RefusedError for one that has no right to its name, or was made for another major version."""
+        if self.objection:
+            raise RefusedError("conflict", self.objection, fix=f"pip uninstall {self.candidate.dist}")
+        if self.candidate.major != API[0]:
+            self.refuse_version(str(self.candidate.major), newer=self.candidate.major > API[0])
 
     def accept(self, manifest: Plugin | None, *, described: str) -> None:
         """Take in the plugin's PLUGIN. Raises RefusedError when it is missing, misnamed or made for another version."""

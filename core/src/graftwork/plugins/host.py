@@ -34,7 +34,6 @@ from graftwork.plugins.admission import (
 from graftwork.plugins.discovery import CORE, Blocking, Candidate, find_installed, judge
 from graftwork.plugins.registry import Registry, load_target, namespace_of
 from graftwork.spec import (
-    API,
     BaselineSpec,
     BlockSpec,
     CallbackSpec,
@@ -185,16 +184,13 @@ class Host:
 
     def _admit(self, candidate: Candidate, objection: str, *, strict: bool) -> None:
         """Decide about one candidate, importing it only when nothing speaks against it."""
-        attempt = Attempt(candidate=candidate)
+        attempt = Attempt(candidate=candidate, objection=objection)
         blocked = "" if candidate.name == CORE else self._blocking.reason(candidate.namespace)
         if blocked:
             self._infos.append(attempt.settle(blocked=blocked))
             return
         with self._settling(attempt, strict=strict):
-            if objection:
-                raise RefusedError("conflict", objection, fix=f"pip uninstall {candidate.dist}")
-            if candidate.major != API[0]:
-                attempt.refuse_version(str(candidate.major), newer=candidate.major > API[0])
+            attempt.check_candidate()
             with _timed(attempt):
                 self._enrol(attempt, _load_entry(candidate.target))
 
@@ -230,8 +226,8 @@ class Host:
                 raise
             info = attempt.settle(error)
             self._infos.append(info)
-            handle = info.handle
-            _say(f"plugin {handle!r} is not loaded: {one_line(info.reason)}; see `graft plugins show {handle}`")
+            who = repr(info.name) + ("" if info.rightful else f" of distribution {info.dist!r}")
+            _say(f"plugin {who} is not loaded: {one_line(info.reason)}; see `graft plugins show {info.handle}`")
         else:
             self._infos.append(attempt.settle())
 
@@ -265,7 +261,7 @@ class Host:
         """Build the error for a name no plugin registered, saying which plugin would."""
         namespace, slash, _ = name.partition("/")
         # Of several with one name the rightful one comes last, and is the one to speak of.
-        infos = sorted(self._infos, key=lambda info: info.state != "conflict")
+        infos = sorted(self._infos, key=lambda info: info.rightful)
         absent = {info.name: info for info in infos if info.state != "ok"}
         present = {info.name for info in self._infos if info.state == "ok"}
         if slash and namespace in absent and namespace not in present:
