@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "L1",
+    "MSE",
     "ArtifactError",
+    "BCEWithLogits",
     "Baseline",
     "Batch",
     "Block",
@@ -24,12 +27,14 @@ __all__ = [
     "ColReader",
     "ColSplitter",
     "ColumnLoader",
+    "CrossEntropy",
     "DataBlock",
     "DataError",
     "DataLoaders",
     "Datasets",
     "EndSplitter",
     "FileSplitter",
+    "Focal",
     "FreezeError",
     "FuncSplitter",
     "GraftworkError",
@@ -38,6 +43,7 @@ __all__ = [
     "IndexSplitter",
     "ItemError",
     "ItemLoader",
+    "LabelSmoothing",
     "Learner",
     "Loader",
     "Loss",
@@ -127,7 +133,7 @@ if TYPE_CHECKING:
     from graftwork.interpret import ClassificationInterpretation
     from graftwork.items import ColReader, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner
-    from graftwork.loss import Loss
+    from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
     from graftwork.metric import (
         Metric,
         accuracy,

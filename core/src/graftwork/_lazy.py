@@ -23,10 +23,10 @@ _BY_MODULE = {
     "interpret": "ClassificationInterpretation",
     "items": "ColReader RegexLabeller get_files parent_label",
     "learner": "Learner",
-    "loss": "Loss",
+    "loss": "BCEWithLogits CrossEntropy Focal L1 LabelSmoothing Loss MSE",
     "metric": (
-        "Metric accuracy accuracy_multi as_metric error_rate f1 f1_multi mae mse precision precision_multi r2 recall "
-        "recall_multi rmse roc_auc roc_auc_multi top_k_accuracy"
+        "MeanMetric Metric TorchMetric accuracy accuracy_multi as_metric error_rate f1 f1_multi mae mse precision "
+        "precision_multi r2 recall recall_multi rmse roc_auc roc_auc_multi top_k_accuracy"
     ),
     "model": "ModelContext ModelParts",
     "plan": "Plan",

@@ -31,7 +31,10 @@ from graftwork.spec import (
 
 __all__ = [
     "API",
+    "L1",
+    "MSE",
     "ArtifactError",
+    "BCEWithLogits",
     "Baseline",
     "BaselineSpec",
     "Batch",
@@ -49,6 +52,7 @@ __all__ = [
     "ColSplitter",
     "ColumnLoader",
     "CommandSpec",
+    "CrossEntropy",
     "DataBlock",
     "DataError",
     "DataLoaders",
@@ -58,6 +62,7 @@ __all__ = [
     "EndSplitter",
     "ExporterSpec",
     "FileSplitter",
+    "Focal",
     "FreezeError",
     "FuncSplitter",
     "GraftworkError",
@@ -67,10 +72,12 @@ __all__ = [
     "ItemError",
     "ItemLoader",
     "JobOptions",
+    "LabelSmoothing",
     "Learner",
     "Loader",
     "Loss",
     "LossSpec",
+    "MeanMetric",
     "Metric",
     "MetricSpec",
     "ModelContext",
@@ -98,6 +105,7 @@ __all__ = [
     "Task",
     "TaskSpec",
     "TimeSplitter",
+    "TorchMetric",
     "TrainState",
     "TrainingError",
     "Transform",
@@ -148,8 +156,8 @@ if TYPE_CHECKING:
     from graftwork.events import Callback, TrainState
     from graftwork.items import ColReader, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner
-    from graftwork.loss import Loss
-    from graftwork.metric import Metric, as_metric
+    from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
+    from graftwork.metric import MeanMetric, Metric, TorchMetric, as_metric
     from graftwork.model import ModelContext, ModelParts
     from graftwork.plan import Plan
     from graftwork.plugins import get_host

@@ -261,9 +261,13 @@ class BaselineSpec(Spec):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec(Spec):
-    """Describe a task of `graft train`; `inputs` and `targets` are block ids, `defaults` names registry ids by role."""
+    """Describe a task of `graft train`; the target is a `Task` class.
+
+    `inputs` and `targets` are block ids, `defaults` names registry ids by role.
+    """
 
     kind: ClassVar[str] = "task"
+    rule: ClassVar[TargetRule] = TargetRule("class", "graftwork.task:Task")
     lists: ClassVar[tuple[str, ...]] = ("requires", "inputs", "targets")
 
     inputs: tuple[str, ...]

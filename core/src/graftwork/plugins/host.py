@@ -53,7 +53,16 @@ from graftwork.spec import (
 )
 
 if TYPE_CHECKING:
+    import click
+    from torch import nn
+
+    from graftwork.baseline import Baseline
     from graftwork.block import Block
+    from graftwork.events import Callback
+    from graftwork.loss import Loss
+    from graftwork.metric import Metric
+    from graftwork.model import ModelParts
+    from graftwork.task import Task
     from graftwork.transform import Transform
 
 __all__ = ["FIRST_PARTY", "Host", "get_host"]
@@ -99,14 +108,14 @@ class Host:
         self.transforms: Registry[TransformSpec, type[Transform]] = self._table("transforms", TransformSpec)
         self.sources: Registry[SourceSpec, Factory] = self._table("sources", SourceSpec)
         self.datasets: Registry[DatasetSpec, Factory] = self._table("datasets", DatasetSpec)
-        self.models: Registry[ModelSpec, Factory] = self._table("models", ModelSpec)
-        self.losses: Registry[LossSpec, Factory] = self._table("losses", LossSpec)
-        self.metrics: Registry[MetricSpec, Factory] = self._table("metrics", MetricSpec)
-        self.callbacks: Registry[CallbackSpec, Factory] = self._table("callbacks", CallbackSpec)
-        self.baselines: Registry[BaselineSpec, Factory] = self._table("baselines", BaselineSpec)
-        self.tasks: Registry[TaskSpec, Factory] = self._table("tasks", TaskSpec)
-        self.exporters: Registry[ExporterSpec, Factory] = self._table("exporters", ExporterSpec)
-        self.commands: Registry[CommandSpec, Any] = self._table("commands", CommandSpec)
+        self.models: Registry[ModelSpec, Callable[..., ModelParts | nn.Module]] = self._table("models", ModelSpec)
+        self.losses: Registry[LossSpec, type[Loss]] = self._table("losses", LossSpec)
+        self.metrics: Registry[MetricSpec, Callable[..., Metric]] = self._table("metrics", MetricSpec)
+        self.callbacks: Registry[CallbackSpec, type[Callback]] = self._table("callbacks", CallbackSpec)
+        self.baselines: Registry[BaselineSpec, type[Baseline]] = self._table("baselines", BaselineSpec)
+        self.tasks: Registry[TaskSpec, type[Task]] = self._table("tasks", TaskSpec)
+        self.exporters: Registry[ExporterSpec, Callable[..., None]] = self._table("exporters", ExporterSpec)
+        self.commands: Registry[CommandSpec, click.Command] = self._table("commands", CommandSpec)
         self.docs: Registry[DocLink, str] = self._table("docs", DocLink)
 
     def _table(self, kind: str, spec_type: type[Any]) -> Registry[Any, Any]:
