@@ -59,38 +59,44 @@ MetricLike: TypeAlias = str | Metric | Callable[..., Any]
 # -- one label an item -----------------------------------------------------------------------------------------------
 
 
-def _check_codes(predicted: Tensor, target: Tensor) -> None:
-    if predicted.ndim < 2 or predicted.shape[:1] + predicted.shape[2:] != target.shape:
-        raise DataError(
-            f"a metric of classes compares probabilities (B, classes, …) with class codes (B, …); found "
-            f"{tuple(predicted.shape)} and {tuple(target.shape)}; metrics of several labels end in _multi"
-        )
+def _likeliest(predicted: Tensor, target: Tensor) -> Tensor:
+    """Return the likeliest class codes, in the target's shape."""
+    codes = predicted.argmax(1) if predicted.ndim > 1 else predicted
+    if codes.shape != target.shape or codes is predicted:
+        raise _not_codes(predicted, target)
+    return codes
+
+
+def _not_codes(predicted: Tensor, target: Tensor) -> DataError:
+    return DataError(
+        f"a metric of classes compares probabilities (B, classes, …) with class codes (B, …); found "
+        f"{tuple(predicted.shape)} and {tuple(target.shape)}; metrics of several labels end in _multi"
+    )
 
 
 def _right(predicted: Tensor, target: Tensor) -> Tensor:
-    _check_codes(predicted, target)
-    return predicted.argmax(1) == target
+    return _likeliest(predicted, target) == target
 
 
 def _wrong(predicted: Tensor, target: Tensor) -> Tensor:
-    _check_codes(predicted, target)
-    return predicted.argmax(1) != target
+    return _likeliest(predicted, target) != target
 
 
 def _among_first(k: int, predicted: Tensor, target: Tensor) -> Tensor:
-    _check_codes(predicted, target)
+    if predicted.ndim < 2 or predicted[:, 0].shape != target.shape:
+        raise _not_codes(predicted, target)
     if k > predicted.shape[1]:
         raise OptionError(f"top_k_accuracy(k={k}) of {predicted.shape[1]} classes is always 1; choose a smaller k")
     return (predicted.topk(k, 1).indices == target.unsqueeze(1)).any(1)
 
 
 def _codes(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    _check_codes(predicted, target)
-    return predicted.argmax(1), target
+    return _likeliest(predicted, target), target
 
 
 def _class_scores(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    _check_codes(predicted, target)
+    if predicted.ndim < 2 or predicted[:, 0].shape != target.shape:
+        raise _not_codes(predicted, target)
     return (predicted[:, 1] if predicted.shape[1] == 2 else predicted), target
 
 
@@ -151,7 +157,7 @@ def roc_auc() -> Metric:
 
 
 def _labels_right(threshold: float, predicted: Tensor, target: Tensor) -> Tensor:
-    return (match_shapes(predicted, target) > threshold) == target.bool()
+    return (match_shapes(predicted, target) > threshold) == target
 
 
 def _labels(threshold: float, predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
