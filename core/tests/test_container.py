@@ -374,6 +374,7 @@ SHA = "0" * 64
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
         (b'{"format": ' + b"9" * 10_000 + b"}", "is not JSON"),
+        (b'{"format": 1, "members": {}, "lr": NaN}', "is not JSON (NaN is no JSON number)"),
         ([], "names no format"),
         ({"members": {}}, "names no format"),
         ({"format": True, "members": {}}, "names no format"),

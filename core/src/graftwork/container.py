@@ -309,7 +309,7 @@ def _sealed(path: Path, data: _Bytes) -> bytes:
 
 def _parsed(path: Path, head: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(head)
+        manifest = json.loads(head, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise _refused(path, f"its manifest is not JSON ({error})") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -318,6 +318,10 @@ def _parsed(path: Path, head: bytes) -> dict[str, Any]:
     if found > FORMAT:
         raise _too_new(path, found, str(manifest.get("graftwork", "")))
     return dict(manifest)
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
 
 
 def _too_new(path: Path, found: int, writer: str) -> ArtifactError:
