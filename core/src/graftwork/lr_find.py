@@ -15,7 +15,7 @@ from graftwork.events import Callback, EventTable, TrainState
 from graftwork.loop import Feed, Loop
 from graftwork.optim import hyper_setter
 from graftwork.runtime import seeded
-from graftwork.schedule import exponential_sweep, minimum, steep, valley
+from graftwork.schedule import exponential_sweep, suggest_lrs
 from graftwork.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = ["Sweep", "sweep"]
 
 BETA = 0.98
 DIVERGED = 4.0
+FEWEST_POINTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,12 @@ class Sweep:
 
     @property
     def valley(self) -> float:
-        """The suggestion to start with: in the longest descent, two thirds of the way."""
+        """The suggestion to start with; raise OptionError if the loss never fell."""
+        if "valley" not in self.suggestions:
+            raise OptionError(
+                f"the loss did not fall at any of the {len(self.lrs)} learning rates tried; "
+                "sweep further (start_lr=, num_steps=), or look at the data"
+            )
         return self.suggestions["valley"]
 
     def plot(self) -> Figure:
@@ -94,5 +100,5 @@ def sweep(learner: Learner, *, start_lr: float, end_lr: float, num_steps: int, s
     loop = Loop(feed, learner.objective, optimizer, table, state, hyper_setter(optimizer, schedules, state))
     with seeded(derive_seed(learner.seed, "lr_find"), session.device):
         loop.train(itertools.islice(_forever(learner.data.train), num_steps), 0)
-    found = {f.__name__: f(watch.lrs, watch.losses) for f in (valley, steep, minimum)} if len(watch.losses) > 2 else {}
-    return Sweep(lrs=watch.lrs, losses=watch.losses, suggestions={n: r for n, r in found.items() if r is not None})
+    suggestions = suggest_lrs(watch.lrs, watch.losses) if len(watch.losses) >= FEWEST_POINTS else {}
+    return Sweep(lrs=watch.lrs, losses=watch.losses, suggestions=suggestions)
