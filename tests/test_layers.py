@@ -15,7 +15,7 @@ FLOORS = [
     {"errors", "seeds", "_lazy"},
     {"block", "transform", "plan", "spec", "container", "weights"},
     {"plugins", "builtin"},
-    {"items", "split", "dataloader", "datablock", "show"},
+    {"items", "split", "dataloader", "datablock", "show", "rows"},
     {"events", "callbacks", "metric", "loss", "objective", "optim", "schedule", "runtime", "model", "prediction"}
     | {"loop", "plots"},
     {"learner", "lr_find", "results", "baseline", "interpret", "artifact", "predictor", "checkpoint"},
