@@ -147,12 +147,10 @@ def to_mode(picture: Image.Image, mode: str, name: str = "<picture>") -> Image.I
         picture = _eight_bits(picture, name)
     elif picture.mode == "F":
         raise ItemError(f"{name}: floating-point pixels have no known range; save it with 8 or 16 bits")
-    if picture.mode in _ALPHA or "transparency" in picture.info:
-        picture = _on_white(picture)
-    if picture.mode == mode:
-        return picture
     try:
-        return picture.convert(mode)
+        if picture.mode in _ALPHA or "transparency" in picture.info:
+            picture = _on_white(picture)
+        return picture if picture.mode == mode else picture.convert(mode)
     except ValueError as error:
         raise ItemError(f"{name}: a picture of mode {picture.mode!r} cannot be converted to {mode}") from error
 

@@ -26,7 +26,7 @@ class ImageClassificationOptions:
 
     size: str = option(
         "auto",
-        "Side of the pictures in pixels, or HEIGHTxWIDTH; auto keeps small pictures (64 at most) of one size, else 128.",
+        "Side of the pictures in pixels, or HEIGHTxWIDTH; auto keeps small pictures (up to 64) of one size, else 128.",
     )
     resize: Literal["crop", "pad", "squish"] = option("crop", "How pictures get the size.")
     label_from: str = option(

@@ -20,7 +20,6 @@ from graftwork_vision.blocks import (
     PixelBlock,
     Scale,
     Size,
-    check_size,
     to_picture,
 )
 from graftwork_vision.pictures import open_picture, to_array
@@ -46,9 +45,10 @@ _PAD: Final = {"reflection": "reflect", "border": "edge", "zeros": "constant"}
 
 def as_size(size: int | Size, owner: str) -> Size:
     """Return (height, width); one number means a square. Raise OptionError for anything else."""
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    check_size(pair, owner)  # type: ignore[arg-type]
-    return pair  # type: ignore[return-value]
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(isinstance(n, int) and n > 0 for n in pair):
+        raise OptionError(f"{owner}: size={size!r} is no number of pixels, nor (height, width), from 1 on")
+    return pair[0], pair[1]
 
 
 @dataclass(frozen=True)
