@@ -179,7 +179,7 @@ def test_every_command_works_beside_them(shell: Shell, arguments: list[str]) -> 
 
 @pytest.mark.parametrize("name", [*STATES, *CLAIMANTS])
 def test_show_explains_each(shell: Shell, name: str) -> None:
-    ran = shell.graft("plugins", "show", name, **{"GRAFTWORK_DISABLE_PLUGINS": ",".join(DEAR - {name})})
+    ran = shell.graft("plugins", "show", name, GRAFTWORK_DISABLE_PLUGINS=",".join(DEAR - {name}))
     assert ran.status == 0, ran.err
     reason = CLAIMANTS[name][1] if name in CLAIMANTS else STATES[name][1]
     assert reason in ran.out
