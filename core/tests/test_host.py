@@ -392,6 +392,47 @@ def test_entry_points_are_read_from_the_installed_distributions() -> None:
     assert all(c.version == importlib.metadata.version(c.dist) for c in find_installed())
 
 
+def lay(folder: Path, info: str, **files: str) -> None:
+    (folder / info).mkdir(parents=True)
+    for name, text in files.items():
+        (folder / info / {"points": "entry_points.txt", "meta": "METADATA"}[name]).write_text(text, encoding="utf-8")
+
+
+def test_a_distribution_that_cannot_be_read_is_a_failed_plugin_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meta = "Metadata-Version: 2.1\nName: graftwork-{}\nVersion: 1.0\n"
+    points = "[graftwork.plugins.v1]\n{0} = {0}_entry\n"
+    lay(tmp_path, "graftwork_good-1.0.dist-info", points=points.format("good"), meta=meta.format("good"))
+    lay(tmp_path, "graftwork_rest-1.0.dist-info", points=points.format("rest"))
+    lay(tmp_path, "graftwork_torn-1.0.dist-info", points="[graftwork.plugins.v1]\ntorn\n", meta=meta.format("torn"))
+    lay(tmp_path, "unrelated-1.0.dist-info", points="[console_scripts]\nbroken\n")
+    (tmp_path / "good_entry.py").write_text(HEADER + good("good"), encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    host = Host(env={})
+    assert states(host) == {"core": "ok", "good": "ok", "rest": "failed", "torn": "failed"}
+    assert "its metadata cannot be read" in only(host, "rest").reason
+    assert "its entry_points.txt cannot be read" in only(host, "torn").reason
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    sys.modules.pop("good_entry")
+
+
+def test_the_first_of_several_copies_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, version in (("first", "2.0"), ("second", "1.0")):
+        meta = f"Metadata-Version: 2.1\nName: Graftwork_Twice\nVersion: {version}\n"
+        lay(tmp_path / folder, "graftwork_twice.dist-info", points="[graftwork.plugins.v1]\ntwice = m\n", meta=meta)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), str(tmp_path / "second")])
+    assert [(c.name, c.version, c.namespace) for c in find_installed()] == [("twice", "2.0", "twice")]
+
+
+def test_what_serves_two_hosts_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = "[graftwork.plugins.v2]\nboth = new\nother = new\n[graftwork.plugins.v1]\nboth = old\n"
+    meta = "Metadata-Version: 2.1\nName: graftwork-both\nVersion: 1\n"
+    lay(tmp_path, "graftwork_both-1.dist-info", points=points, meta=meta)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert [(c.name, c.target, c.major) for c in find_installed()] == [("both", "old", 1), ("other", "new", 2)]
+
+
 # Blocking
 
 

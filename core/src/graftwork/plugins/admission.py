@@ -125,7 +125,9 @@ class Attempt:
         return "failed", f"{type(error).__name__}: {error}".removesuffix(": "), repair
 
     def check_candidate(self) -> None:
-        """Raise RefusedError for one that has no right to its name, or was made for another major version."""
+        """Raise RefusedError for one that cannot be read, has no right to its name, or is for another major version."""
+        if self.candidate.fault:
+            raise RefusedError("failed", self.candidate.fault, fix="reinstall it, or remove what is left of it")
         if self.objection:
             raise RefusedError("conflict", self.objection, fix=f"pip uninstall {self.candidate.dist}")
         if self.candidate.major != API[0]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Final, final
 
@@ -25,18 +25,22 @@ _FAMILY = re.compile(r"graftwork\.plugins\.v(\d+)\Z")
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """Name one entry point: what it says it is, where its module lies, and which distribution brings it."""
+    """Name one entry point: what it says it is, where its module lies, and which distribution brings it.
+
+    `fault` says why the distribution's own files cannot be read, as after an uninstall that was cut short.
+    """
 
     name: str
     target: str
     dist: str
     version: str = ""
     major: int = API[0]
+    fault: str = ""
 
     @property
     def namespace(self) -> str:
         """The only namespace the distribution may claim: its own name without `graftwork-`."""
-        return _normalise(self.dist).removeprefix("graftwork-")
+        return _normalise(self.dist).removeprefix("graftwork-") if self.dist else self.name
 
 
 def _normalise(dist: str) -> str:
@@ -45,21 +49,52 @@ def _normalise(dist: str) -> str:
 
 
 def find_installed() -> tuple[Candidate, ...]:
-    """Read the entry points of every installed distribution, those of other interface versions included."""
-    points = metadata.entry_points()
-    found = [
-        Candidate(
-            name=point.name,
-            target=point.value,
-            dist=point.dist.name if point.dist else "",
-            version=point.dist.version if point.dist else "",
-            major=int(match[1]),
+    """Read the entry points of every installed distribution, those of other interface versions included.
+
+    `importlib.metadata.entry_points` would do, but one unreadable distribution anywhere makes it raise for all.
+    """
+    found: dict[str, list[Candidate]] = {}
+    for dist in metadata.distributions():
+        candidates = list(_read(dist))
+        # Of several copies on the path the first is the one that would be imported.
+        for name in dict.fromkeys(_normalise(candidate.dist) for candidate in candidates):
+            found.setdefault(name, candidates)
+    return _prefer_own_major(candidate for candidates in found.values() for candidate in candidates)
+
+
+def _read(dist: metadata.Distribution) -> Iterator[Candidate]:
+    """Yield what one distribution offers to hosts like this one."""
+    try:
+        # Most distributions have nothing to do with this: looking at the text is much cheaper than parsing it.
+        if "graftwork.plugins.v" not in (dist.read_text("entry_points.txt") or ""):
+            return
+        points = [(point, match) for point in dist.entry_points if (match := _FAMILY.match(point.group))]
+    except Exception as error:
+        yield _faulty(dist, f"its entry_points.txt cannot be read: {type(error).__name__}: {error}")
+        return
+    for point, match in points:
+        name, version, fault = _identify(dist)
+        yield Candidate(
+            name=point.name, target=point.value, dist=name, version=version, major=int(match[1]), fault=fault
         )
-        for group in sorted(points.groups)
-        if (match := _FAMILY.match(group))
-        for point in points.select(group=group)
-    ]
-    return _prefer_own_major(found)
+
+
+def _identify(dist: metadata.Distribution) -> tuple[str, str, str]:
+    """Return a distribution's name and version, or what is wrong with them."""
+    try:
+        meta = dist.metadata
+        if "Name" in meta and "Version" in meta:
+            return meta["Name"], meta["Version"], ""
+        problem = "it says no name and version"
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+    return "", "", f"its metadata cannot be read: {problem}"
+
+
+def _faulty(dist: metadata.Distribution, fault: str) -> Candidate:
+    name, version, _ = _identify(dist)
+    candidate = Candidate(name="", target="", dist=name or "unreadable", version=version, fault=fault)
+    return replace(candidate, name=candidate.namespace)
 
 
 def _prefer_own_major(found: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -78,7 +113,10 @@ def judge(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, str]]:
     """
     by_name = defaultdict(list)
     for candidate in candidates:
-        by_name[candidate.name].append(candidate)
+        if candidate.fault:
+            yield candidate, ""
+        else:
+            by_name[candidate.name].append(candidate)
     for name, claimants in by_name.items():
         rightful = [c for c in claimants if c.namespace == name and name != CORE]
         owners = [c for c in rightful if _normalise(c.dist) == f"graftwork-{name}"] or rightful

@@ -214,9 +214,9 @@ class Host:
         attempt = Attempt(candidate=Candidate(name=name, target=describe(plugin), dist=""))
         with self._lock:
             # One that failed may be mended and registered again; one that is loaded, or blocked, stays what it is.
-            self._infos = [info for info in self._infos if info.name != name or info.state in ("ok", "blocked")]
+            self._infos = [i for i in self._infos if i.name != name or i.dist or i.state == "ok"]
             with self._settling(attempt, strict=False):
-                if any(info.name == name for info in self._infos):
+                if any(info.name == name and info.state in ("ok", "blocked") for info in self._infos):
                     raise RefusedError("conflict", f"a plugin {name!r} is already loaded, or is blocked")
                 with _timed(attempt):
                     self._enrol(attempt, plugin)
