@@ -17,7 +17,7 @@ FLOORS = [
     {"plugins", "builtin"},
     {"items", "split", "dataloader", "datablock", "show", "rows"},
     {"events", "callbacks", "metric", "loss", "objective", "optim", "schedule", "runtime", "model", "prediction"}
-    | {"loop", "plots"},
+    | {"accumulate", "loop", "plots"},
     {"learner", "lr_find", "results", "baseline", "interpret", "artifact", "predictor", "checkpoint"},
     {"task", "job", "cli", "testing"},
 ]

@@ -115,7 +115,7 @@ def fed(make, predicted: Tensor, target: Tensor) -> Metric:
 
 
 @every_case
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, 59), max_size=4, unique=True))
 def test_parts_merged_in_any_cut_are_the_whole_and_scikit_learns(data, width, make, expected, seed, cuts):
     predicted, target = data(60, width, seed)

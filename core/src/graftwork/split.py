@@ -161,9 +161,9 @@ class RandomSplitter(Splitter):
 class StratifiedSplitter(Splitter):
     """Draw the same share of every class at random; labels come from `label`, here or in the call.
 
-    Every class gives the whole number of items below `valid_pct` of it; the items still missing for `valid_pct` of all
-    come one each from the classes with the largest rest, earlier classes first. So a class is never more than one item
-    off its exact share. A class of one item stays in training, and the split's notes count those.
+    Every class gives the whole number below `valid_pct` of its items; what is still missing for `valid_pct` of all
+    comes one item each from the classes with the largest rest: none is more than one item off its exact share. A class
+    of one item stays in training, and the split's notes count those.
 
     Raises:
         DataError: no label is known, an item has several, or no class has two items.
