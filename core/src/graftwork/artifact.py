@@ -162,14 +162,15 @@ def _module(manifest: Mapping[str, Any], plan: Plan, tensors: Mapping[str, Tenso
 
 
 def _loss_ref(loss: Loss) -> dict[str, Any] | None:
-    """Return a loss's id and options, which it keeps under their own names; None for one that is not registered."""
+    """Return a loss's id and options; None if it is not registered, or does not keep its options under their names."""
     target = f"{type(loss).__module__}:{type(loss).__qualname__}"
     spec = next(iter(get_host().losses.find(target=target)), None)
-    if spec is None:
+    kept = {**vars(loss), **vars(loss)["_buffers"]}
+    parameters = signature(type(loss)).parameters.values()
+    options = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if spec is None or not kept.keys() >= set(options):
         return None
-    kept = {**vars(loss), **dict(loss.named_buffers())}
-    options = {name: kept.get(name) for name in signature(type(loss)).parameters}
-    config = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in options.items()}
+    config = {name: kept[name].tolist() if isinstance(kept[name], Tensor) else kept[name] for name in options}
     return {"id": spec.id, "config": config}
 
 

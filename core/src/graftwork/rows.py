@@ -33,8 +33,8 @@ def targets_of(loader: Loader) -> dict[str, Tensor]:
 def _targets_at(loader: ItemLoader, position: int) -> dict[str, object] | None:
     if position in loader.bad_items:
         return None
-    raw = loader.source.raw(position)
     try:
+        raw = loader.source.raw(position)
         return loader.plan.encode({name: raw[name] for name in loader.plan.targets})
     except ItemError:
         if loader.on_bad_item == "error":
