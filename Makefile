@@ -24,10 +24,10 @@ $(VENV)/.ready: constraints.txt $(PROJECTS)
 	@touch $@
 
 demo: setup  ## Train, measure and use a classifier of handwritten digits (about a minute)
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docs/demo.py
+	$(BIN)/python docs/demo.py
 
 test: setup  ## Run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup  ## Run ruff, mypy (strict) and the layer test
 	$(BIN)/ruff check .

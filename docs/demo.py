@@ -52,9 +52,10 @@ def write_pictures() -> list[Path]:
 
 def graft(*words: object, read: bool = True) -> dict[str, dict[str, float]]:
     """Run a graft command as typed, and again read its JSON line if it has one."""
-    command = ["graft", *map(str, words)]
-    print(f"\n$ {shlex.join(command)}", flush=True)
-    done = subprocess.run(command + ["--json"] * read, stdout=subprocess.PIPE if read else None, text=True, check=False)
+    arguments = list(map(str, words))
+    print(f"\n$ {shlex.join(['graft', *arguments])}", flush=True)
+    command = [sys.executable, "-m", "graftwork", *arguments, *["--json"] * read]
+    done = subprocess.run(command, stdout=subprocess.PIPE if read else None, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)
     return json.loads(done.stdout.splitlines()[-1]) if read else {}

@@ -235,6 +235,12 @@ class DataLoaders:
         """Say which items were left out so far, and why."""
         return [*self.skipped, *_reasons(self.train), *([] if self.valid is None else _reasons(self.valid))]
 
+    def serve(self, device: torch.device) -> None:
+        """Prepare the loaders for a model on `device`."""
+        for loader in (self.train, self.valid):
+            if loader is not None:
+                loader.serve(device)
+
     def one_batch(self) -> Batch:
         """Return the first training batch of epoch 0, before batch transforms; raise DataError if there is none."""
         for batch in self.train.at(0):

@@ -106,6 +106,10 @@ class Loader(ABC):
         """Return the source's item at a position that a batch's index names."""
 
     @abstractmethod
+    def serve(self, device: torch.device) -> None:
+        """Prepare for a model on `device`."""
+
+    @abstractmethod
     def in_order(self) -> Loader:
         """Return a loader of the same items in their own order, nothing random, nothing left out."""
 
@@ -205,6 +209,10 @@ class ItemLoader(Loader):
         """Return the source's item."""
         return self.source.item(position)
 
+    def serve(self, device: torch.device) -> None:
+        """Keep batches in page-locked memory if they go to a cuda device, so that copies overlap with work."""
+        self.pin = device.type == "cuda"
+
     def in_order(self) -> ItemLoader:
         """Return a loader of the same items in their own order, nothing random, nothing left out."""
         return ItemLoader(
@@ -225,10 +233,12 @@ class ItemLoader(Loader):
                 raise ItemError(loaded.error)
             self.bad_items.update(loaded.bad)
             if loaded.batch is not None:
-                yield loaded.batch.pin() if self.pin else loaded.batch
+                yield loaded.batch.pin() if self.pin and self.worker_type == "process" else loaded.batch
 
     def _loaded(self, epoch: int, groups: Sequence[Tensor]) -> Iterator[_Loaded]:
-        task = _Task(self.source, self.seed, self.training, self.on_bad_item)
+        # A worker process cannot pin for another one; `at` does it then.
+        pin = self.pin and self.worker_type == "thread"
+        task = _Task(self.source, self.seed, self.training, self.on_bad_item, pin)
         if self.workers == 0:
             return (task(epoch, group) for group in groups)
         if self.worker_type == "thread":
@@ -245,6 +255,7 @@ class _Task:
     seed: int
     training: bool
     on_bad_item: OnBadItem
+    pin: bool
 
     def __call__(self, epoch: int, positions: Tensor) -> _Loaded:
         plan, bad = self.source.plan, dict[int, str]()
@@ -266,7 +277,8 @@ class _Task:
             fields = plan.collate(samples)
         except Exception as error:
             return _Loaded(None, bad, f"{error} (items {self._names(kept)})")
-        return _Loaded(Batch(fields, plan.inputs, plan.targets, torch.tensor(kept)), bad)
+        batch = Batch(fields, plan.inputs, plan.targets, torch.tensor(kept))
+        return _Loaded(batch.pin() if self.pin else batch, bad)
 
     def _rng(self, epoch: int, position: int) -> np.random.Generator | None:
         if not (self.training and self.source.plan.random_items):
@@ -307,7 +319,7 @@ class _Processes:
             batch_size=None,
             sampler=self.keys,
             num_workers=workers,
-            collate_fn=_as_is,
+            collate_fn=_as_is,  # type: ignore[arg-type]  # with batch_size=None it gets the item, not a list
             multiprocessing_context="spawn",
             prefetch_factor=PREFETCH,
             persistent_workers=True,
@@ -392,6 +404,13 @@ class ColumnLoader(Loader):
         )
         loader.bad_items = self.bad_items
         return loader
+
+    def serve(self, device: torch.device) -> None:
+        """Move the columns to a cuda device if they take at most a quarter of its free memory."""
+        if device.type == "cuda":
+            needed = sum(c.numel() * c.element_size() for c in self.columns.values())
+            if needed <= torch.cuda.mem_get_info(device)[0] // 4:
+                self.to(device)
 
     def to(self, device: torch.device) -> ColumnLoader:
         """Move the columns to `device`, once for all epochs."""

@@ -173,13 +173,7 @@ def _learning_rate(task: Task, learner: Learner, job: JobOptions, say: Say) -> f
         lr = learner.lr_find().valley
         say(f"learning rate {lr:.3g} (found by a range test)")
         return lr
-    try:
-        lr = float(job.lr)
-    except ValueError:
-        lr = 0.0
-    if not 0 < lr < float("inf"):
-        raise OptionError(f"--lr {job.lr}: give a number above 0, or auto, or find")
-    return lr
+    return float(job.lr)
 
 
 def _write_config(run: Path, task: Task, source: Path, job: JobOptions, learner: Learner, lr: float) -> None:

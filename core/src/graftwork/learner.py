@@ -69,6 +69,7 @@ class Learner:
         self.runtime = runtime or Runtime()
         self.session = self.runtime.start(self.parts.module)
         self.objective.loss_module.to(self.session.device)
+        data.serve(self.session.device)
         self.feed = Feed(self.parts.module, self.session, data.plan, seed=seed)
         self.recorder = Recorder()
         self.display = ProgressDisplay() if progress else None

@@ -50,7 +50,8 @@ class Objective:
     def __call__(self, raw: Any, fields: Mapping[str, Tensor]) -> Tensor:
         """Return the loss, a scalar mean over the batch."""
         if self.single is not None:
-            return self.losses[self.single](raw, fields[self.single])
+            loss: Tensor = self.losses[self.single](raw, fields[self.single])
+            return loss
         outputs = zip(self.losses.items(), self._outputs(raw), strict=True)
         return torch.stack([loss(out, fields[name]) for (name, loss), out in outputs]).sum()
 

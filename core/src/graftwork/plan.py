@@ -269,7 +269,9 @@ class _Compiler:
             if not isinstance(tfm, Transform):
                 raise PlanError(f"{tfm!r} among the {stage} transforms is no Transform (subclass it)")
             if tfm.stage != stage:
-                raise PlanError(f"{tfm!r} is of the {tfm.stage} stage; pass it in {tfm.stage}_tfms=, not in {stage}_tfms=")
+                raise PlanError(
+                    f"{tfm!r} is of the {tfm.stage} stage; pass it in {tfm.stage}_tfms=, not in {stage}_tfms="
+                )
             names = (
                 self._names(given) if isinstance(given, On) else [n for n, b in self.current.items() if tfm.accepts(b)]
             )

@@ -38,7 +38,9 @@ def plot_losses(losses: Sequence[float], epoch_ends: Sequence[int], valid: Seque
     figure, ax = one_axes()
     steps = np.arange(1, len(losses) + 1)
     ax.plot(steps, losses, color="C0", alpha=0.25, linewidth=0.8)
-    ax.plot(steps, smooth(losses), color="C0", label="training (smoothed)")
+    # Over a twentieth of the steps, at most the fifty of fastai's 0.98.
+    beta = 1 - 1 / min(50.0, max(1.0, len(losses) / 20))
+    ax.plot(steps, smooth(losses, beta), color="C0", label="training (smoothed)")
     points = [(end, loss) for end, loss in zip(epoch_ends, valid, strict=True) if loss is not None]
     if points:
         ax.plot(*zip(*points, strict=True), "o-", color="C1", label="validation")

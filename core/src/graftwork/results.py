@@ -33,6 +33,7 @@ def show_results(feed: Feed, objective: Objective, loader: Loader, *, max_n: int
     samples = list(decoded_samples(feed.plan, ready.fields))
     guesses = list(decoded_samples(feed.plan, predicted))
     figure, axes = grid(len(samples))
+    figure.suptitle("target, and below it the prediction", fontsize=9)
     for ax, sample, guess in zip(axes, samples, guesses, strict=True):
         for value, block in [*sample.values(), *guess.values()]:
             block.show(value, ax)

@@ -6,13 +6,14 @@ modules come in inside the methods.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from graftwork.errors import unknown
+from graftwork.errors import OptionError, unknown
 
 if TYPE_CHECKING:
     from graftwork.datablock import DataLoaders
@@ -47,6 +48,22 @@ class JobOptions:
     on_bad_item: Literal["skip", "error"] = option(
         "skip", "Leave out items that cannot be read and list them, or stop."
     )
+
+    def __post_init__(self) -> None:
+        """Refuse what no task can do, before any work is done."""
+        if self.epochs < 1:
+            raise OptionError(f"epochs={self.epochs}: train for at least one epoch")
+        if self.bs < 1:
+            raise OptionError(f"bs={self.bs}: a batch holds at least one item")
+        if self.lr not in ("auto", "find") and not 0 < _number(self.lr) < math.inf:
+            raise OptionError(f"--lr {self.lr}: give a number above 0, or auto, or find")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 class Task(ABC):

@@ -28,7 +28,7 @@ def _option(f: Field[Any], hint: Any) -> click.Option:
     )
 
 
-def _click_type(hint: Any) -> tuple[click.ParamType, bool]:
+def _click_type(hint: Any) -> tuple[Any, bool]:
     """Return click's type for a field's; an optional field is one that may be left out."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -18,7 +19,9 @@ SHOWN = 3
 @click.option("--device", default="auto", show_default=True, help="Device: auto, cpu, cuda, cuda:1, mps.")
 @click.option("--on-bad-item", type=click.Choice(["skip", "error"]), default="skip", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def command(artifact: Path, inputs: tuple[str, ...], device: str, on_bad_item: str, as_json: bool) -> None:
+def command(
+    artifact: Path, inputs: tuple[str, ...], device: str, on_bad_item: Literal["skip", "error"], as_json: bool
+) -> None:
     """Load, predict, print."""
     from graftwork.job import predict
 
