@@ -12,6 +12,7 @@ import torch
 from graftwork.block import Block
 from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader, OnBadItem, WorkerType, default_workers
 from graftwork.errors import DataError, GraftworkError, ItemError, OptionError
+from graftwork.items import as_rows
 from graftwork.plan import Plan
 from graftwork.split import RandomSplitter, Split, Splitter
 from graftwork.transform import On, Transform, brief
@@ -151,7 +152,7 @@ class Datasets:
         def test(new: Sequence[Any], with_labels: bool) -> Loader:
             return items(self.test(new, with_labels=with_labels), valid_bs or bs, training=False)
 
-        return DataLoaders(train=train, valid=valid, test=test, skipped=self.skipped)
+        return DataLoaders(train=train, valid=valid, test=test, skipped=self.skipped, notes=self.split.notes)
 
     def _cached(self, cache: Cache) -> bool:
         if cache == "memory" and self.plan.random_items:
@@ -214,10 +215,14 @@ class DataLoaders:
         valid: Loader | None = None,
         test: Callable[[Sequence[Any], bool], Loader] | None = None,
         skipped: Sequence[str] = (),
+        notes: Sequence[str] = (),
     ) -> None:
-        """Put loaders together; `test(items, with_labels)` makes one of new items."""
+        """Put loaders together; `test(items, with_labels)` makes one of new items.
+
+        `skipped` says which items could not be read while fitting, `notes` what else the user should know of the data.
+        """
         self.train, self.valid = train, valid
-        self._test, self.skipped = test, tuple(skipped)
+        self._test, self.skipped, self.notes = test, tuple(skipped), tuple(notes)
 
     @property
     def plan(self) -> Plan:
@@ -364,7 +369,7 @@ class DataBlock:
         getters = self._all_getters()
         found = self.items(source)
         split = self._split(found, getters)
-        items = as_sequence(found)
+        items = as_rows(found)
         skipped: list[str] = []
 
         def skip(error: Exception) -> None:
@@ -423,17 +428,6 @@ def _names(letter: str, count: int) -> list[str]:
 
 def _several(tfms: Sequence[Transform | On] | Transform | On) -> Sequence[Transform | On]:
     return (tfms,) if isinstance(tfms, Transform | On) else tfms
-
-
-def as_sequence(items: Any) -> Sequence[Any]:
-    """Return items as a sequence: the rows of a DataFrame become mappings."""
-    if isinstance(items, Sequence | np.ndarray):
-        return items  # type: ignore[return-value]
-    from pandas import DataFrame
-
-    if isinstance(items, DataFrame):
-        return list(items.to_dict("records"))
-    raise DataError(f"items come as a sequence or a DataFrame, not as {type(items).__name__}")
 
 
 def _check_targets(datasets: Datasets) -> None:

@@ -232,7 +232,7 @@ def _finish(
         baselines=baselines,
         epochs=learner.history,
         seconds={"prepare": prepared - began, "train": trained - prepared, "total": perf_counter() - began},
-        warnings=[*task.warnings(data), *_bad_warnings(bad, run)],
+        warnings=[*data.notes, *task.warnings(data), *_bad_warnings(bad, run)],
         pictures=[str(path) for path in pictures],
     )
 

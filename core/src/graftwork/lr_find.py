@@ -40,7 +40,7 @@ class Sweep:
 
     @property
     def valley(self) -> float:
-        """The suggestion to start with; raise OptionError if the loss never fell."""
+        """The middle of the longest descent, the suggestion to start with; raise OptionError if the loss never fell."""
         if "valley" not in self.suggestions:
             raise OptionError(
                 f"the loss did not fall at any of the {len(self.lrs)} learning rates tried; "
