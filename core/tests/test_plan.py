@@ -20,7 +20,7 @@ from graftwork.block import (
 )
 from graftwork.errors import DataError, ItemError, PlanError
 from graftwork.plan import Plan
-from graftwork.transform import Bound, Categorize, MultiCategorize, Transform, on
+from graftwork.transform import Bound, Categorize, MultiCategorize, On, Transform
 
 KINDS: dict[str, Any] = {"core/category": CategoryBlock, "core/regression": RegressionBlock}
 
@@ -173,18 +173,18 @@ def test_random_parameters_are_drawn_once_per_sample_for_all_fields() -> None:
 
 
 def test_on_restricts_a_transform_to_a_field() -> None:
-    plan = compiled({"left": RegressionBlock(), "right": RegressionBlock()}, item_tfms=[on("left", Square())])
+    plan = compiled({"left": RegressionBlock(), "right": RegressionBlock()}, item_tfms=[On("left", Square())])
     assert plan.encode({"left": 3.0, "right": 3.0}) == {"left": 9.0, "right": 3.0}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"item_tfms": [on("lift", Square())]}, "meant for 'lift'; the fields are x, y"),
+        ({"item_tfms": [On("lift", Square())]}, "meant for 'lift'; the fields are x, y"),
         ({"item_tfms": [Centre()]}, "of the batch stage; pass it in batch_tfms"),
         ({"batch_tfms": [Square()]}, "pass it in item_tfms"),
         ({"item_tfms": [abs]}, "is no Transform"),
-        ({"item_tfms": [on("y", Square())]}, "does not work on CategoryBlock"),
+        ({"item_tfms": [On("y", Square())]}, "does not work on CategoryBlock"),
         ({"item_tfms": [MultiCategorize()]}, "fits none of the fields"),
     ],
 )
@@ -202,7 +202,7 @@ def test_decoding_stops_at_a_step_that_is_not_invertible() -> None:
 
 
 def test_a_plan_goes_through_json() -> None:
-    plan = compiled({"x": RegressionBlock(), "y": CategoryBlock()}, batch_tfms=[on("x", Centre())])
+    plan = compiled({"x": RegressionBlock(), "y": CategoryBlock()}, batch_tfms=[On("x", Centre())])
     tfms: dict[str, Any] = {"core/categorize": Categorize, "test/centre": Centre}
     again = Plan.from_config(plan.to_config(), block=KINDS.__getitem__, transform=tfms.__getitem__)
     assert again.to_config() == plan.to_config()
@@ -211,7 +211,7 @@ def test_a_plan_goes_through_json() -> None:
 
 
 def test_explain_shows_the_block_after_every_step() -> None:
-    text = compiled({"x": RegressionBlock(), "y": CategoryBlock()}, batch_tfms=[on("x", Centre())]).explain()
+    text = compiled({"x": RegressionBlock(), "y": CategoryBlock()}, batch_tfms=[On("x", Centre())]).explain()
     lines = text.splitlines()
     assert "x (input)" in lines[0]
     assert any("Categorize" in line and "ClassIndexBlock(vocab=('a', 'b'))" in line for line in lines)

@@ -42,6 +42,7 @@ __all__ = [
     "GroupSplitter",
     "IndexSplitter",
     "ItemError",
+    "ItemGetter",
     "ItemLoader",
     "LabelSmoothing",
     "Learner",
@@ -83,6 +84,7 @@ __all__ = [
     "f1_multi",
     "get_files",
     "get_host",
+    "k_folds",
     "load_learner",
     "mae",
     "mse",
@@ -131,7 +133,7 @@ if TYPE_CHECKING:
     )
     from graftwork.events import Callback, TrainState
     from graftwork.interpret import ClassificationInterpretation
-    from graftwork.items import ColReader, RegexLabeller, get_files, parent_label
+    from graftwork.items import ColReader, ItemGetter, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner
     from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
     from graftwork.metric import (
@@ -172,6 +174,7 @@ if TYPE_CHECKING:
         Splitter,
         StratifiedSplitter,
         TimeSplitter,
+        k_folds,
     )
     from graftwork.task import Task
     from graftwork.transform import Bound, On, Transform

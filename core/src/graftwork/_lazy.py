@@ -21,7 +21,7 @@ _BY_MODULE = {
     ),
     "events": "Callback TrainState",
     "interpret": "ClassificationInterpretation",
-    "items": "ColReader RegexLabeller get_files parent_label",
+    "items": "ColReader ItemGetter RegexLabeller get_files parent_label",
     "learner": "Learner",
     "loss": "BCEWithLogits CrossEntropy Focal L1 LabelSmoothing Loss MSE",
     "metric": (
@@ -35,7 +35,7 @@ _BY_MODULE = {
     "runtime": "Runtime",
     "split": (
         "ColSplitter EndSplitter FileSplitter FuncSplitter GrandparentSplitter GroupSplitter IndexSplitter "
-        "RandomSplitter Split Splitter StratifiedSplitter TimeSplitter"
+        "RandomSplitter Split Splitter StratifiedSplitter TimeSplitter k_folds"
     ),
     "task": "JobOptions Task option",
     "transform": "Bound On Transform",

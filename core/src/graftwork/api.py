@@ -70,6 +70,7 @@ __all__ = [
     "GroupSplitter",
     "IndexSplitter",
     "ItemError",
+    "ItemGetter",
     "ItemLoader",
     "JobOptions",
     "LabelSmoothing",
@@ -116,6 +117,7 @@ __all__ = [
     "get_files",
     "get_host",
     "hookimpl",
+    "k_folds",
     "option",
     "parent_label",
     "unknown",
@@ -154,7 +156,7 @@ if TYPE_CHECKING:
         unknown,
     )
     from graftwork.events import Callback, TrainState
-    from graftwork.items import ColReader, RegexLabeller, get_files, parent_label
+    from graftwork.items import ColReader, ItemGetter, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner
     from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
     from graftwork.metric import MeanMetric, Metric, TorchMetric, as_metric
@@ -176,6 +178,7 @@ if TYPE_CHECKING:
         Splitter,
         StratifiedSplitter,
         TimeSplitter,
+        k_folds,
     )
     from graftwork.task import JobOptions, Task, option
     from graftwork.transform import Bound, On, Transform

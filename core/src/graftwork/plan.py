@@ -281,12 +281,12 @@ class _Compiler:
             self._add(tfm, names)
 
     def _names(self, given: On) -> list[str]:
-        for name in given.fields:
+        for name in given.names:
             if name not in self.current:
                 raise PlanError(
                     f"{brief(given.transform)} is meant for {name!r}; the fields are {', '.join(self.current)}"
                 )
-        return list(given.fields)
+        return list(given.names)
 
     def _add(self, tfm: Transform, names: Sequence[str]) -> None:
         fitted = {name: self._fitted(tfm, name) for name in names}

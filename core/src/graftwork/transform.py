@@ -26,7 +26,7 @@ from graftwork.block import (
 )
 from graftwork.errors import BlockError, DataError
 
-__all__ = ["Bound", "Categorize", "MultiCategorize", "On", "Stage", "Transform", "brief", "on"]
+__all__ = ["Bound", "Categorize", "MultiCategorize", "On", "Stage", "Transform", "brief"]
 
 Stage = Literal["item", "batch"]
 
@@ -83,15 +83,15 @@ class Transform(Configurable, ABC):
 
 @dataclass(frozen=True, slots=True)
 class On:
-    """Restrict a transform to the named fields."""
+    """Restrict a transform to one field, or to several: `On("left", Resize(64))`."""
 
-    fields: tuple[str, ...]
+    fields: str | tuple[str, ...]
     transform: Transform
 
-
-def on(fields: str | Sequence[str], transform: Transform) -> On:
-    """Restrict `transform` to one field, or several."""
-    return On((fields,) if isinstance(fields, str) else tuple(fields), transform)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The fields, also if there is only one."""
+        return (self.fields,) if isinstance(self.fields, str) else tuple(self.fields)
 
 
 def brief(part: object, limit: int = 100) -> str:
