@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -150,6 +150,7 @@ _FILLERS: Final = frozenset(
         Tensor.random_,
         Tensor.uniform_,
         Tensor.zero_,
+        *(filler for name, filler in vars(nn.init).items() if name.endswith("_") and not name.startswith("_")),
     }
 )
 
@@ -161,11 +162,14 @@ class _Blank(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FILLERS and args[0].is_meta:
-            return args[0]
+        kwargs = kwargs or {}
+        if func in _FILLERS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
         if func is torch.empty:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        return func(*args, **kwargs) if kwargs else func(*args)
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
 
 
 def blank_build(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor], aliases: Mapping[str, str]) -> nn.Module:
@@ -206,7 +210,8 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], aliases: Mapping[str,
         if source is not given[name]:
             raise ArtifactError(f"tensor {name!r} is tied to another one in the model, and one of its own in the file")
         prefix, _, leaf = name.rpartition(".")
-        setattr(owners[prefix], leaf, new)
+        slots = vars(owners[prefix])
+        slots["_parameters" if leaf in slots["_parameters"] else "_buffers"][leaf] = new
 
 
 def matching(
@@ -239,9 +244,12 @@ def _brief(tensor: Tensor) -> str:
 
 def _leftovers(module: nn.Module) -> bool:
     """Say whether anything is still without memory: a buffer that is not saved, or a tensor kept as an attribute."""
-    return any(t.is_meta for part in module.modules() for value in vars(part).values() for t in _tensors(value))
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
-    return (part for part in parts if isinstance(part, Tensor))
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, dict | list | tuple):
+                values = value.values() if isinstance(value, dict) else value
+                if any(isinstance(inner, Tensor) and inner.is_meta for inner in values):
+                    return True
+            elif isinstance(value, Tensor) and value.is_meta:
+                return True
+    return False
