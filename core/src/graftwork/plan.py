@@ -193,7 +193,7 @@ class Plan:
             role = "input" if name in self.inputs else "target"
             rows.append((f"{name} ({role})", "source", brief(plan.raw)))
             for stage, steps in (("item", plan.item_steps), ("batch", plan.batch_steps)):
-                rows += [("", f"{stage}: {brief(s.transform)}", brief(s.after)) for s in steps]
+                rows += [("", f"{stage}: {brief(s.transform, 60)}", brief(s.after)) for s in steps]
                 if stage == "item":
                     rows.append(("", "collate", "one tensor per batch"))
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
