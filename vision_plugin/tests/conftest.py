@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 Photo = Callable[..., Image.Image]
@@ -20,6 +21,12 @@ def gradient(height: int = 24, width: int = 32, seed: int = 0) -> Image.Image:
     green = 255 * down / max(height - 1, 1)
     blue = np.full_like(red, (40 * seed) % 256)
     return Image.fromarray(np.stack([red, green, blue], 2).astype(np.uint8))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Let tests share a machine: two teams of threads on the same cores wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from graftwork.api import OptionError
 from graftwork_vision.archs import ARCHS, MIN_SIDES
@@ -119,16 +120,25 @@ def _cut(arch: str, size: Size | None, *, pretrained: bool) -> Body:
     return Body(module=nn.Sequential(ordered), stages=tuple(stages), num_lower=lower, num_features=ARCHS[arch][1])
 
 
+class _Blank(TorchFunctionMode):
+    """Give parameters no memory but let numbers be computed: regnet takes its widths from tensors."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = "meta" if func is torch.empty else "cpu"
+        if func in (torch.empty, torch.arange, torch.tensor, torch.linspace, torch.zeros, torch.ones):
+            return func(*args, **{**(kwargs or {}), "device": device})
+        return func(*args, **(kwargs or {}))
+
+
 def _whole(arch: str, family: str, size: Size | None, *, pretrained: bool) -> nn.Module:
     from torchvision.models import get_model
 
     options = dict(_OPTIONS.get(family, {}))
     if family in _FIXED_SIZE:
         options |= _size_option(arch, family, size, pretrained=pretrained)
-    # regnet computes its widths with tensors, which have no values on the meta device.
     on_meta = torch.get_default_device().type == "meta"
     try:
-        with torch.device("cpu") if family == "regnet" else nullcontext():
+        with _Blank() if on_meta else nullcontext():
             model: nn.Module = get_model(arch, weights=None, **options)
     except (ValueError, AssertionError) as error:
         raise OptionError(f"{arch} cannot be built for pictures of size {size}: {error}; 224 always fits") from error

@@ -226,7 +226,9 @@ class ImageTensorBlock(Block):
                     f"pictures of {_by(first[1:])} and of {_by(value.shape[1:])} cannot form one batch; "
                     "give them one size with item_tfms=[Resize(128)]"
                 )
-        return torch.stack([value.permute(1, 2, 0) for value in values]).permute(0, 3, 1, 2)
+        # numpy copies in the loader's own thread; torch would start a team of threads in each of them.
+        stacked = np.stack([value.permute(1, 2, 0).numpy() for value in values])
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
     def uncollate(self, column: Tensor) -> list[Any]:
         """Return one tensor (C, H, W) per item."""
