@@ -47,6 +47,11 @@ def class_folders(root: Path, classes: dict[str, int], *, size: tuple[int, int] 
 
 
 @pytest.fixture
+def make_classes() -> Callable[..., Path]:
+    return class_folders
+
+
+@pytest.fixture
 def two_classes(tmp_path: Path) -> Path:
     """Folders `dark` and `light` of ten pictures each."""
     return class_folders(tmp_path / "pictures", {"dark": 10, "light": 10})
