@@ -165,6 +165,13 @@ def test_a_channels_last_model_is_saved_in_the_common_layout(toy, data, tmp_path
     assert load_learner(tmp_path / "b").predict([1.0, 2.0, 3.0, 4.0]).raw.shape == (3,)
 
 
+def test_weights_are_mapped_from_a_border_of_cache_lines(file):
+    tensors = list(load_learner(file).module.state_dict(keep_vars=True).values())
+    assert min(tensor.data_ptr() for tensor in tensors) % 64 == 0
+    assert tensors[0].is_leaf
+    assert tensors[0].requires_grad
+
+
 def test_metrics_that_are_no_number_become_null(toy, data, tmp_path):
     plan, module = data.plan, mlp(8)
     parts = {"module": module, "plan": plan, "model_id": "toy/mlp", "model_config": {"hidden": 8}}

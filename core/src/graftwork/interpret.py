@@ -98,7 +98,7 @@ class Interpretation:
 
         top = self.top_losses(k, largest=largest)
         figure, axes = grid(len(top), size=2.4)
-        figure.suptitle("predicted / actual · loss · probability", fontsize=10)
+        figure.suptitle("predicted / actual\nloss · probability of the prediction", fontsize=10)
         for ax, record, sample in zip(axes, top, self._inputs([record.index for record in top]), strict=True):
             for value, block in sample.values():
                 block.show(value, ax)

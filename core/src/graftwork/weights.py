@@ -33,6 +33,7 @@ DTYPES: Final = {
     "BOOL": torch.bool,
 }
 MAX_DIMENSIONS: Final = 64
+CACHE_LINE: Final = 64
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -42,7 +43,14 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
     strange = next((n for n, t in tensors.items() if t.dtype not in DTYPES.values()), None)
     if strange is not None:
         raise ArtifactError(f"tensor {strange!r} is {tensors[strange].dtype}, which a file cannot hold")
-    return bytes(save(_apart({name: t.detach().cpu().contiguous() for name, t in tensors.items()})))
+    return _aligned(save(_apart({name: t.detach().cpu().contiguous() for name, t in tensors.items()})))
+
+
+def _aligned(data: bytes) -> bytes:
+    """Lengthen the header by spaces, as the format allows, until the tensors begin on a border of cache lines."""
+    (size,) = struct.unpack_from("<Q", data)
+    padding = -(8 + size) % CACHE_LINE
+    return b"".join((struct.pack("<Q", size + padding), data[8 : 8 + size], b" " * padding, data[8 + size :]))
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
