@@ -37,7 +37,8 @@ def _describe(file: Path, size: int, manifest: Mapping[str, Any]) -> Iterator[st
     yield _line("file", f"{file}, {_bytes(size)}, {writer}; every byte verified")
     yield _line("kind", _text(manifest.get("kind")))
     yield from _about(manifest)
-    yield from _table(("METRIC", "VALUE"), [(n, _figure(v)) for n, v in _items(manifest, "metrics")])
+    figures = [*_items(manifest, "metrics"), *_items(manifest, "record")]
+    yield from _table(("METRIC", "VALUE"), [(n, _figure(v)) for n, v in figures if n != "epoch"])
     yield from _table(("FIELD", "STAGE", "COMPONENT", "OPTIONS"), list(_steps(_mapping(manifest.get("plan")))))
     yield from _table(("PLUGIN", "WRITTEN WITH", "HERE"), [_plugin(n, p) for n, p in _items(manifest, "plugins")])
     members = [(n, _bytes(m["size"]), m["sha256"]) for n, m in manifest["members"].items()]
@@ -58,8 +59,6 @@ def _about(manifest: Mapping[str, Any]) -> Iterator[str]:
     facts += [f"{name} {_text(value)}" for name, value in _items(manifest, "extra")]
     if facts:
         yield _line("training", "; ".join(facts))
-    for name, value in _items(manifest, "record"):
-        yield _line(name, _figure(value))
 
 
 def _steps(plan: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
