@@ -278,9 +278,11 @@ class TestSmall:
 class TestBuilders:
     """What a registered model gives for a context."""
 
-    @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_32", "swin_t"])
-    def test_groups_hold_every_parameter(self, name):
-        parts = BUILDERS[name](context())
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vgg11", "vit_b_32", "swin_t"])
+    def test_groups_hold_every_parameter(self, name, channels):
+        with torch.device("meta"):
+            parts = BUILDERS[name](context(channels=channels))
         groups = parts.parameter_groups()
         assert list(groups)[-1] == "head"
         assert sum(p.numel() for g in groups.values() for p in g) == count(parts.module)

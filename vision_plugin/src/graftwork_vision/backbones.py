@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -83,9 +83,7 @@ def build_body(
     body = _resnet(arch) if arch in RESNETS else _cut(arch, size, pretrained=state is not None)
     if state is not None:
         load_body(body.module, state, name=arch)
-    if channels != 3:
-        _replace_first(body.module, channels, pretrained=state is not None)
-    return body
+    return body if channels == 3 else _with_channels(body, channels, pretrained=state is not None)
 
 
 def _check_side(arch: str, size: Size | None) -> None:
@@ -164,8 +162,15 @@ def _before_pool(whole: nn.Module) -> tuple[str, ...]:
     return tuple(n for n in names[: names.index("avgpool")] if not n.lower().startswith("aux"))
 
 
-def _replace_first(body: nn.Module, channels: int, *, pretrained: bool) -> None:
-    path, old = next((name, m) for name, m in body.named_modules() if isinstance(m, nn.Conv2d))
+def _with_channels(body: Body, channels: int, *, pretrained: bool) -> Body:
+    path, old = next((name, m) for name, m in body.module.named_modules() if isinstance(m, nn.Conv2d))
+    new = _first_conv(old, channels, pretrained=pretrained)
+    parent, _, leaf = path.rpartition(".")
+    body.module.get_submodule(parent).register_module(leaf, new)
+    return replace(body, stages=tuple(new if stage is old else stage for stage in body.stages))
+
+
+def _first_conv(old: nn.Conv2d, channels: int, *, pretrained: bool) -> nn.Conv2d:
     new = nn.Conv2d(
         channels,
         old.out_channels,
@@ -181,4 +186,4 @@ def _replace_first(body: nn.Module, channels: int, *, pretrained: bool) -> None:
                 new.bias.copy_(old.bias)
     else:
         nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    body.set_submodule(path, new)
+    return new
