@@ -18,6 +18,9 @@ from graftwork.model import ModelParts
 from graftwork.split import RandomSplitter
 from graftwork.testing.toy import Item, make_items, mlp, recipe
 
+# Fused kernels for the CPU came with torch 2.4.
+FUSED_ON_CPU = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 4)
+
 
 def learner(data: DataLoaders, **options: Any) -> Learner:
     torch.manual_seed(0)
@@ -76,7 +79,7 @@ def raw_losses(data: DataLoaders, module: nn.Module, steps: int, lr: float) -> l
     decay = [p for p in module.parameters() if p.ndim > 1]
     rest = [p for p in module.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-5, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.99), eps=1e-5, fused=FUSED_ON_CPU)
     losses: list[float] = []
     module.train()
     for epoch in range(steps):

@@ -105,9 +105,8 @@ class Loader(ABC):
     def item(self, position: int) -> Any:
         """Return the source's item at a position that a batch's index names."""
 
-    @abstractmethod
-    def serve(self, device: torch.device) -> None:
-        """Prepare for a model on `device`."""
+    def serve(self, device: torch.device) -> None:  # noqa: B027 - most loaders have nothing to prepare
+        """Prepare for a model on `device`; by default there is nothing to prepare."""
 
     @abstractmethod
     def in_order(self) -> Loader:

@@ -155,14 +155,26 @@ def _fusable(groups: Iterable[Mapping[str, Any]]) -> bool:
     return all(p.is_floating_point() and p.device.type in _FUSED_ON for group in groups for p in group["params"])
 
 
-def _try_fused(
-    kind: Callable[..., Optimizer], groups: list[dict[str, Any]], lr: float, options: Mapping[str, Any]
-) -> Optimizer:
+def _try_fused(kind: type[Optimizer], groups: list[dict[str, Any]], lr: float, options: Mapping[str, Any]) -> Optimizer:
+    fused = {"fused": True} if all(_has_kernel(kind, *place) for place in _places(groups)) else {}
+    return _construct(kind, groups, lr, {**options, **fused})
+
+
+def _places(groups: list[dict[str, Any]]) -> set[tuple[torch.device, torch.dtype]]:
+    return {(p.device, p.dtype) for group in groups for p in group["params"]}
+
+
+def _has_kernel(kind: type[Optimizer], device: torch.device, dtype: torch.dtype) -> bool:
+    """Take one step with one number: before torch 2.4 fused SGD is made on the CPU, and fails when it steps."""
+    probe = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
+    probe.grad = torch.zeros_like(probe)
+    make: Any = kind
     try:
-        return kind([dict(group) for group in groups], lr=lr, fused=True, **options)
-    except (RuntimeError, TypeError, ValueError):
-        # Older torch has no kernel for some devices and says so with a RuntimeError.
-        return _construct(kind, groups, lr, options)
+        make([probe], lr=0.1, fused=True).step()
+    except RuntimeError:
+        # torch's only way of saying that a device or type has no fused kernel.
+        return False
+    return True
 
 
 def _construct(
