@@ -61,7 +61,7 @@ class Batch:
     @property
     def size(self) -> int:
         """Number of items."""
-        return len(self.index)
+        return self.index.size(0)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Return the batch with its fields on `device`; the index stays on the CPU."""

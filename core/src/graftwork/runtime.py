@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,7 +96,7 @@ class Session:
         """Move a batch to the device."""
         return batch if self.device.type == "cpu" else batch.to(self.device, non_blocking=True)
 
-    def shape(self, inputs: list[Tensor]) -> list[Tensor]:
+    def shape(self, inputs: Iterable[Tensor]) -> Iterable[Tensor]:
         """Give pictures the memory format of the model."""
         if not self.channels_last:
             return inputs
