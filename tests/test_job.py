@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from graftwork.api import Callback, JobOptions, Learner, TrainingError, TrainState
+from graftwork.checkpoint import load_checkpoint
 from graftwork.cli.main import main
+from graftwork.job import train as run_job
 
 COLOURS = {"blue": (40, 60, 200), "red": (200, 40, 60)}
 QUICK = ["--model", "vision/small-cnn", "--size", "16", "--epochs", "1", "--bs", "8", "--device", "cpu"]
@@ -259,6 +263,38 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(graft: Any,
     assert "Traceback" not in result.err
     assert "loss became" in result.err
     assert "learning rate" in result.err
+    assert "no epoch was finished before" in result.err
+
+
+class Poison(Callback):
+    """Make the weights NaN in the second epoch."""
+
+    def epoch_start(self, state: TrainState) -> None:
+        if state.record["epoch"] == 2:
+            with torch.no_grad():
+                next(state.model.parameters()).fill_(float("nan"))
+
+
+def test_the_last_good_checkpoint_is_kept_and_named(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graftwork_vision.tasks import ImageClassification, ImageClassificationOptions
+
+    build = ImageClassification.learner
+
+    def poisoned(self: Any, data: Any, job: Any) -> Learner:
+        learner = build(self, data, job)
+        learner.callbacks.append(Poison())
+        return learner
+
+    monkeypatch.setattr(ImageClassification, "learner", poisoned)
+    job = JobOptions(model="vision/small-cnn", epochs=3, bs=8, device="cpu")
+    task = ImageClassification(ImageClassificationOptions(size="16"))
+    with pytest.raises(TrainingError, match=r"epoch 2.*last good epoch are in .*epoch-0001\.graft"):
+        run_job(task, source, job, tmp_path / "run", lambda _: None)
+    kept = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert kept.epoch == 1
+    assert all(bool(torch.isfinite(t).all()) for t in kept.weights.values())
 
 
 @pytest.mark.skipif(os.name != "posix" or not Path("/dev/full").exists(), reason="needs a folder nobody can write")

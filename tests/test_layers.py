@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "core" / "src" / "graftwork"
 PLUGIN_SOURCES = sorted(p for p in ROOT.glob("*_plugin/src/*") if (p / "__init__.py").exists())
 FLOORS = [
-    {"errors", "seeds", "_lazy"},
+    {"errors", "page", "seeds", "_lazy"},
     {"block", "transform", "plan", "spec", "container", "weights"},
     {"plugins", "builtin"},
     {"items", "split", "dataloader", "datablock", "show", "rows"},

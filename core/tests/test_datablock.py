@@ -143,8 +143,9 @@ def test_cached_data_is_the_same_data(items: list[Item], cache: Any) -> None:
     assert cached.train.item(4) == plain.train.item(4)
 
 
-def test_summary_walks_every_step(items: list[Item]) -> None:
-    text = recipe().summary(items)
+def test_summary_walks_every_step(items: list[Item], capsys: pytest.CaptureFixture[str]) -> None:
+    recipe().summary(items)
+    text = capsys.readouterr().out
     for part in (
         "200 items",
         "150 to train, 50 to validate",
@@ -156,9 +157,10 @@ def test_summary_walks_every_step(items: list[Item]) -> None:
         assert part in text
 
 
-def test_summary_stops_at_the_failing_step_with_item_and_reason() -> None:
+def test_summary_stops_at_the_failing_step_with_item_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
     block = recipe(get_x=lambda item: item[0], get_y=lambda item: item[5], splitter=RandomSplitter(seed=1))
-    lines = block.summary(make_items(20)).splitlines()
+    block.summary(make_items(20))
+    lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("FAILED: item (")
     assert "getter of field 'y' failed with IndexError" in lines[-1]
     assert "20 items" in lines[0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -44,6 +45,17 @@ def test_bf16_forward_is_bf16_and_near_fp32() -> None:
         low = session.forward(x)
     assert low.dtype == torch.bfloat16
     assert torch.allclose(low.float(), linear(x), atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="torch.compile needs a C++ compiler, which CI has on Linux")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_model_gives_the_same_and_keeps_its_names() -> None:
+    module, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(5, 4)
+    session = Runtime(device="cpu", compile=True).start(module)
+    assert torch.allclose(session.forward(x), module(x), atol=1e-6)
+    assert list(module.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert session.describe() == "cpu, fp32, compiled"
 
 
 @pytest.mark.parametrize(

@@ -408,11 +408,11 @@ class DataBlock:
         """Return the loaders of `datasets(source)`; options as for `Datasets.dataloaders`."""
         return self.datasets(source, on_bad_item=on_bad_item).dataloaders(bs=bs, on_bad_item=on_bad_item, **options)
 
-    def summary(self, source: Any, *, bs: int = 4) -> str:
-        """Walk one sample and one batch step by step and return what happened, up to the step that failed."""
+    def summary(self, source: Any, *, bs: int = 4) -> None:
+        """Walk one sample and one batch step by step and print what comes out, up to the step that fails."""
         from graftwork.show import walk
 
-        return walk(self, source, bs=bs)
+        print(walk(self, source, bs=bs))
 
 
 def _block(given: BlockLike) -> Block:

@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from graftwork.errors import ItemError, OptionError, unknown
+from graftwork.errors import ItemError, OptionError, TrainingError, unknown
 from graftwork.events import Callback, TrainState
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def train(task: Task, source: Path, job: JobOptions, out: Path | None, say: Say,
         lr = _learning_rate(task, learner, job, say)
         _write_config(run, task, source, job, learner, lr)
         learner.callbacks.append(SaveCheckpoint(run / "checkpoint"))
-        task.train(learner, job, lr)
+        with _kept_checkpoint_said(run):
+            task.train(learner, job, lr)
         trained = perf_counter()
         return _finish(task, run, job, data, learner, baselines, (began, prepared, trained), say)
 
@@ -136,6 +137,19 @@ def _removed_if_empty(folder: Path) -> Iterator[None]:
         if not any(folder.iterdir()):
             folder.rmdir()
         raise
+
+
+@contextmanager
+def _kept_checkpoint_said(run: Path) -> Iterator[None]:
+    """Add to a training error which checkpoint is left."""
+    try:
+        yield
+    except TrainingError as error:
+        from graftwork.checkpoint import checkpoints
+
+        kept = checkpoints(run / "checkpoint")
+        left = f"the weights of the last good epoch are in {kept[-1]}" if kept else "no epoch was finished before"
+        raise TrainingError(f"{error}; {left}") from error
 
 
 def _describe(data: DataLoaders, learner: Learner) -> str:

@@ -19,6 +19,7 @@ from graftwork.loop import Feed, Loop, collect, evaluate
 from graftwork.model import ModelParts, build_model, freeze_groups
 from graftwork.objective import LossLike, MetricLike, Objective
 from graftwork.optim import ParamGroup, hyper_setter, make_optimizer
+from graftwork.page import Page
 from graftwork.prediction import Prediction, Predictions
 from graftwork.runtime import Runtime, seeded
 from graftwork.schedule import Schedule, constant, discriminative_lrs, flat_cos, one_cycle
@@ -293,11 +294,11 @@ class Learner:
 
         return show_results(self.feed, self.objective, self._loader(loader), max_n=max_n)
 
-    def summary(self) -> str:
+    def summary(self) -> Page:
         """Return a table of the layers: output shape, parameters, whether they learn."""
         from graftwork.results import layer_table
 
-        return layer_table(self.feed, self.data.one_batch())
+        return Page(layer_table(self.feed, self.data.one_batch()))
 
     def export(self, path: str | Path = "model.graft", *, task: Mapping[str, Any] | None = None) -> Path:
         """Write one file that `load_learner` reads without the data and without this program.

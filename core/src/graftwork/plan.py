@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graftwork.block import Block, Configurable, TargetBlock
 from graftwork.errors import GraftworkError, ItemError, PlanError
+from graftwork.page import Page
 from graftwork.transform import Bound, On, Stage, Transform, brief
 
 __all__ = ["FieldPlan", "FieldStep", "Plan", "PlanStep"]
@@ -186,7 +187,7 @@ class Plan:
             )
         return block
 
-    def explain(self) -> str:
+    def explain(self) -> Page:
         """Return a table with the block of every field after every step."""
         rows: list[tuple[str, str, str]] = []
         for name, plan in self.fields.items():
@@ -197,7 +198,7 @@ class Plan:
                 if stage == "item":
                     rows.append(("", "collate", "one tensor per batch"))
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
-        return "\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  → {c}" for a, b, c in rows)
+        return Page("\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  → {c}" for a, b, c in rows))
 
     def to_config(self) -> dict[str, Any]:
         """Return registry ids and JSON configs of everything."""
