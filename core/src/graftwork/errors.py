@@ -1,17 +1,17 @@
 """Every error graftwork raises on purpose.
 
-    GraftworkError
-    ├── UserError            the caller can mend it: a path, an option, the data (exit status 2)
-    │   ├── ArtifactError    a file that is not, or not safely, one of ours
-    │   ├── BlockError       a value is not what its block says
-    │   ├── DataError        the data as a whole cannot be used
-    │   ├── FreezeError      freezing would change nothing, or names no group
-    │   ├── ItemError        one item cannot be read or encoded
-    │   ├── OptionError      an argument or option has an impossible value
-    │   ├── PlanError        blocks and transforms do not fit each other
-    │   ├── PluginError      a plugin is needed and missing, blocked or broken
-    │   └── UnknownName      a name that is not registered, with the nearest ones
-    └── TrainingError        training went wrong by itself: the loss is NaN, no batch was left (exit status 1)
+GraftworkError
+├── UserError            the caller can mend it: a path, an option, the data (exit status 2)
+│   ├── ArtifactError    a file that is not, or not safely, one of ours
+│   ├── BlockError       a value is not what its block says
+│   ├── DataError        the data as a whole cannot be used
+│   ├── FreezeError      freezing would change nothing, or names no group
+│   ├── ItemError        one item cannot be read or encoded
+│   ├── OptionError      an argument or option has an impossible value
+│   ├── PlanError        blocks and transforms do not fit each other
+│   ├── PluginError      a plugin is needed and missing, blocked or broken
+│   └── UnknownName      a name that is not registered, with the nearest ones
+└── TrainingError        training went wrong by itself: the loss is NaN, no batch was left (exit status 1)
 """
 
 from __future__ import annotations
