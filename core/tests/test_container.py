@@ -245,6 +245,15 @@ def test_a_missing_folder_is_named(tmp_path):
         write_container(tmp_path / "none" / "x.graft", manifest={}, members={})
 
 
+def test_the_data_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: told.append("flushed"))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: told.append("renamed") or replace(self, target))
+    write_container(tmp_path / "x.graft", manifest={}, members={})
+    assert told == ["flushed", "renamed", "flushed"]
+
+
 def test_new_files_have_ordinary_permissions(good):
     plain = good.with_name("plain")
     plain.write_bytes(b"")
@@ -416,6 +425,13 @@ def test_a_manifest_larger_than_the_file_or_the_limit_is_not_read(good):
     struct.pack_into("<2Q", data, 47, 1 << 50, 1 << 50)
     good.write_bytes(data)
     assert f"claims {1 << 50:,} bytes" in refusal(good)
+
+
+def test_a_changed_manifest_is_told_from_a_changed_member(good):
+    data = bytearray(good.read_bytes())
+    data[data.index(b"learner")] ^= 1
+    good.write_bytes(data)
+    assert "its manifest is not the one that was sealed" in refusal(good)
 
 
 def test_exchanged_members_are_refused(good, tmp_path):
