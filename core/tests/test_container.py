@@ -105,6 +105,17 @@ def test_same_inputs_give_the_same_bytes_whatever_their_order(tmp_path, good):
     assert other.read_bytes() == good.read_bytes()
 
 
+def test_format_1_is_what_it_was(tmp_path):
+    """A change of these bytes is a new format: raise FORMAT, and keep reading the old one."""
+    path = write_container(
+        tmp_path / "m.graft", manifest={"kind": "golden", "ü": [1, 0.1]}, members={"a": b"1", "b": b""}
+    )
+    assert (
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        == "1d483858d1106417ff066e17668ea9f77fe3938a1d2ffafbd96c7f606ced492c"
+    )
+
+
 def test_the_bytes_do_not_depend_on_the_process_or_the_clock(tmp_path, good):
     code = (
         "import sys; from graftwork.container import write_container as w;"
