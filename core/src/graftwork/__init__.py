@@ -14,6 +14,7 @@ __all__ = [
     "MSE",
     "ArtifactError",
     "BCEWithLogits",
+    "BadItem",
     "Baseline",
     "Batch",
     "Block",
@@ -41,6 +42,7 @@ __all__ = [
     "GrandparentSplitter",
     "GroupSplitter",
     "IndexSplitter",
+    "Interpretation",
     "ItemError",
     "ItemGetter",
     "ItemLoader",
@@ -60,6 +62,7 @@ __all__ = [
     "PluginError",
     "Prediction",
     "Predictions",
+    "Predictor",
     "RandomSplitter",
     "RegexLabeller",
     "RegressionBlock",
@@ -92,6 +95,7 @@ __all__ = [
     "precision",
     "precision_multi",
     "r2",
+    "read_manifest",
     "recall",
     "recall_multi",
     "rmse",
@@ -102,7 +106,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from graftwork.artifact import load_learner
+    from graftwork.artifact import load_learner, read_manifest
     from graftwork.baseline import Baseline
     from graftwork.block import (
         Block,
@@ -132,7 +136,7 @@ if TYPE_CHECKING:
         unknown,
     )
     from graftwork.events import Callback, TrainState
-    from graftwork.interpret import ClassificationInterpretation
+    from graftwork.interpret import ClassificationInterpretation, Interpretation
     from graftwork.items import ColReader, ItemGetter, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner
     from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
@@ -160,6 +164,7 @@ if TYPE_CHECKING:
     from graftwork.plan import Plan
     from graftwork.plugins import get_host
     from graftwork.prediction import Prediction, Predictions
+    from graftwork.predictor import BadItem, Predictor
     from graftwork.runtime import Runtime
     from graftwork.split import (
         ColSplitter,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 __all__ = ["HOMES", "lazy"]
 
 _BY_MODULE = {
-    "artifact": "load_learner",
+    "artifact": "load_learner read_manifest",
     "baseline": "Baseline",
     "block": (
         "Block BlockSteps CategoryBlock ClassIndexBlock MultiCategoryBlock MultiHotBlock RegressionBlock TargetBlock"
@@ -20,7 +20,7 @@ _BY_MODULE = {
         "TrainingError UnknownName UserError unknown"
     ),
     "events": "Callback TrainState",
-    "interpret": "ClassificationInterpretation",
+    "interpret": "ClassificationInterpretation Interpretation",
     "items": "ColReader ItemGetter RegexLabeller get_files parent_label",
     "learner": "Learner",
     "loss": "BCEWithLogits CrossEntropy Focal L1 LabelSmoothing Loss MSE",
@@ -32,6 +32,7 @@ _BY_MODULE = {
     "plan": "Plan",
     "plugins": "get_host",
     "prediction": "Prediction Predictions",
+    "predictor": "BadItem Predictor",
     "runtime": "Runtime",
     "split": (
         "ColSplitter EndSplitter FileSplitter FuncSplitter GrandparentSplitter GroupSplitter IndexSplitter "

@@ -50,7 +50,7 @@ class Runtime:
             channels_last = _conv_parameters(module) > 0 and precision != "fp32"
         if channels_last:
             module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        else:
+        elif any(t.device != device for t in (*module.parameters(), *module.buffers())):
             module.to(device)
         forward: Any = torch.compile(module) if self.compile else module
         return Session(
