@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from graftwork.datablock import DataLoaders
 from graftwork.learner import Learner
-from graftwork.runtime import Runtime
+from graftwork.runtime import Precision, Runtime
 from graftwork.schedule import one_cycle
 from graftwork.testing.toy import make_items, mlp, recipe
 
@@ -25,12 +25,14 @@ def data() -> DataLoaders:
     return recipe().dataloaders(make_items(STEPS * 8 * 4 // 3), bs=8, workers=2, seed=5)
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     torch.manual_seed(3)
-    return mlp()
+    model = mlp()
+    assert isinstance(model, nn.Sequential)
+    return model
 
 
-def groups(model: nn.Module) -> list[dict[str, object]]:
+def groups(model: nn.Sequential) -> list[dict[str, object]]:
     """Decay the weights of linear layers, and nothing else."""
     decayed = [layer.weight for layer in model if isinstance(layer, nn.Linear)]
     others = [p for p in model.parameters() if all(p is not d for d in decayed)]
@@ -65,7 +67,9 @@ def cycled(optimizer: torch.optim.Optimizer, step: int) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("verb", "set_hyper"), [("fit", constant), ("fit_one_cycle", cycled)])
-def test_a_fit_is_the_loop_written_by_hand(data: DataLoaders, verb: str, set_hyper: Setter, precision: str) -> None:
+def test_a_fit_is_the_loop_written_by_hand(
+    data: DataLoaders, verb: str, set_hyper: Setter, precision: Precision
+) -> None:
     assert len(data.train) == STEPS
     runtime = Runtime(device="cpu", precision=precision)
     learn = Learner(data, network(), lr=1e-2, wd=0.1, runtime=runtime, progress=False)
