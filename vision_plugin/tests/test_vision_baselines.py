@@ -78,6 +78,13 @@ class TestNearestMean:
         assert predicted[0, 2] == 0
         assert predicted.sum() == pytest.approx(1)
 
+    def test_large_pictures_are_averaged_down(self):
+        rng = np.random.default_rng(0)
+        data = loaders([(rng.integers(0, 256, (130, 20)), i % 2) for i in range(4)], [(flat(9, (130, 20)), 0)])
+        means = NearestMean().fit(data).means
+        assert means is not None
+        assert means.shape == (2, 64 * 20)
+
     def test_mnist_threes_and_sevens_as_in_fastbook(self, real_data: Path):
         """Golden: 0.9168 of the threes, 0.9854 of the sevens, 0.9511 on average (chapter 4)."""
         samples = idx_source(real_data / "mnist")

@@ -15,14 +15,16 @@ from graftwork_vision.blocks import ImageTensorBlock
 
 __all__ = ["GreyLogistic", "NearestMean"]
 
-SIDE: Final = 16
+MEAN_SIDE: Final = 64
+GREY_SIDE: Final = 16
 MAX_ROWS: Final = 10_000
 
 
 class NearestMean(Baseline):
     """Predict the class whose mean picture is nearest in mean absolute difference (fastbook's pixel similarity).
 
-    Probabilities are the softmax of minus the distance, in percent of the range of a pixel.
+    Pictures above 64 pixels a side are averaged down to that, so that a thousand classes fit in memory. Probabilities
+    are the softmax of minus the distance, in percent of the range of a pixel.
     """
 
     name = "nearest-mean"
@@ -36,7 +38,7 @@ class NearestMean(Baseline):
         num_classes = _classes(data.plan)
         sums, counts = None, torch.zeros(num_classes, dtype=torch.float64)
         for x, y in _pictures(data.train):
-            pixels = x.double().flatten(1)
+            pixels = _at_most(x, MEAN_SIDE).double().flatten(1)
             sums = torch.zeros(num_classes, pixels.shape[1], dtype=torch.float64) if sums is None else sums
             sums.index_add_(0, y, pixels)
             counts += torch.bincount(y, minlength=num_classes)
@@ -54,7 +56,7 @@ class NearestMean(Baseline):
         return (-torch.cat(distances) * (100 / 255)).softmax(1).float()
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
-        pixels = x.float().flatten(1)
+        pixels = _at_most(x, MEAN_SIDE).flatten(1)
         summed = torch.cdist(pixels, means, p=1).double()
         return (summed / pixels.shape[1]).nan_to_num(nan=torch.inf)
 
@@ -101,10 +103,14 @@ class GreyLogistic(Baseline):
 
 def _small(x: Tensor) -> np.ndarray[Any, Any]:
     """Average colours and neighbouring pixels: (B, at most 256), 0 to 1."""
-    grey = x.float().mean(1, keepdim=True) / 255
-    height, width = min(SIDE, x.shape[2]), min(SIDE, x.shape[3])
-    small: Tensor = torch.nn.functional.adaptive_avg_pool2d(grey, (height, width))
-    return small.flatten(1).numpy()
+    return _at_most(x.float().mean(1, keepdim=True) / 255, GREY_SIDE).flatten(1).numpy()
+
+
+def _at_most(x: Tensor, side: int) -> Tensor:
+    """Average neighbouring pixels until neither side is above `side`."""
+    height, width = min(side, x.shape[2]), min(side, x.shape[3])
+    small: Tensor = x.float()
+    return small if x.shape[2:] == (height, width) else torch.nn.functional.adaptive_avg_pool2d(small, (height, width))
 
 
 def _pictures(loader: Loader, *, labelled: bool = True) -> Iterator[tuple[Tensor, Tensor]]:
