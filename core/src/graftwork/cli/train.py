@@ -86,4 +86,6 @@ def _table(report: Any) -> str:
     return "\n".join(lines)
 
 
-command = _Tasks("train", help="Train a task's model on a source, beside its baselines.")
+command = _Tasks(
+    "train", help="Train a task's model on a source, beside its baselines.", subcommand_metavar="TASK SOURCE [OPTIONS]"
+)
