@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
+from bench.photos import BS as BATCH
+from bench.photos import SIZE
 from bench.tiny import BS, LR, WD, Run, clock, columns, mlp, ready_batches
 
 __all__ = ["OVERHEAD"]
@@ -124,4 +126,28 @@ OVERHEAD: Final[Mapping[str, Run]] = {
     "skorch": skorch,
     "lightning": lightning,
 }
-VISION: Final[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
+
+
+def fastai_vision(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train the same ResNet-18 from the same photos as fastai's book does, reading in this process: its fastest way."""
+    from fastai.callback.core import Callback, CancelFitException
+    from fastai.vision.all import ImageDataLoaders, Resize, error_rate, resnet18, vision_learner
+
+    from bench.cases.vision import Window
+
+    window = Window(settings)
+
+    class Watch(Callback):  # type: ignore[misc]
+        def after_batch(self) -> None:
+            if self.training and window.add():
+                raise CancelFitException
+
+    data = ImageDataLoaders.from_folder(
+        settings["folder"], valid_pct=0.2, seed=42, item_tfms=Resize(SIZE), bs=BATCH, num_workers=0
+    )
+    learn = vision_learner(data, resnet18, pretrained=False, metrics=error_rate)
+    learn.fit(1, LR, cbs=[Watch()])
+    return {"value": window.rate, "batches": window.done}
+
+
+VISION: Final[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {"fastai": fastai_vision}
