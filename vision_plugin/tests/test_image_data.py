@@ -222,6 +222,15 @@ def test_the_recipe_is_an_ordinary_datablock(two_classes):
     assert torch.equal(theirs.one_batch().x, ours.one_batch().x)
 
 
+@pytest.mark.slow
+def test_worker_processes_read_the_same(two_classes):
+    threads = ImageDataLoaders.from_folder(two_classes, size=12, workers=2)
+    processes = ImageDataLoaders.from_folder(two_classes, size=12, workers=2, worker_type="process")
+    for a, b in zip(threads.train.at(1), processes.train.at(1), strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+
+
 def test_summary_walks_to_the_end(two_classes, capsys):
     block = image_data_block(
         get_items=get_image_files, get_y=parent_label, splitter=_splitter(), item_tfms=[Resize(8)], normalize="fit"
