@@ -7,6 +7,7 @@ to 8 (not cut off); colour profiles are not applied; of an animation the first f
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -86,7 +87,7 @@ def _unreadable(source: Path | BytesIO) -> str | None:
         return "no such file"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if source.is_dir():
+    if stat.S_ISDIR(status.st_mode):
         return "is a folder, not a picture"
     return None if status.st_size else "the file is empty (0 bytes)"
 
