@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 PROBES = Path(__file__).parents[1] / "plugins" / "probes"
 
@@ -232,3 +234,29 @@ def test_strict_stops_at_the_first(shell: Shell) -> None:
     ran = shell.graft("tasks", GRAFTWORK_STRICT_PLUGINS="1", **LIGHT)
     assert ran.status == 2
     assert "block 'core/number' lies in a foreign namespace" in ran.err
+
+
+@pytest.mark.slow
+def test_the_whole_job_gives_the_same_bytes_beside_them_as_without(shell: Shell, tmp_path: Path) -> None:
+    """Neutral: no plugin, sound or broken, changes a number of a run; train, evaluate, predict and show work."""
+    rng = np.random.default_rng(0)
+    for name, level in {"dark": 60, "light": 190}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = (level + rng.integers(-30, 30, (12, 12))).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    found = {}
+    for which, environment in {"beside": {}, "without": {"GRAFTWORK_PLUGINS": "vision"}}.items():
+        out = tmp_path / which
+        words = ["train", "vision/classification", str(tmp_path / "photos"), "--epochs", "2", "--device", "cpu"]
+        ran = shell.graft(*words, "--out", str(out), "--json", OMP_NUM_THREADS="1", **environment)
+        assert ran.status == 0, ran.err
+        metrics = {key: ran.json[key] for key in ("metrics", "baselines")}
+        found[which] = metrics, (out / "model.graft").read_bytes()
+    assert found["beside"] == found["without"]
+    artifact = str(tmp_path / "beside" / "model.graft")
+    one = str(tmp_path / "photos" / "dark" / "0.png")
+    for words in (["evaluate", artifact, str(tmp_path / "photos")], ["predict", artifact, one], ["show", artifact]):
+        ran = shell.graft(*words, **LIGHT)
+        assert ran.status == 0, ran.err
+        assert "Traceback" not in ran.err
