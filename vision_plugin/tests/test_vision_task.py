@@ -90,8 +90,8 @@ class TestChoices:
         rows = [f"{p.relative_to(two_classes)},{p.parent.name}" for p in sorted(two_classes.rglob("*.png"))]
         (two_classes / "labels.csv").write_text("\n".join(["file,label", *rows]))
         made = task()
-        data = made.data(two_classes / "labels.csv", JOB)
-        assert made.warnings(data) == ["labels.csv: paths are in column 'file', labels in column 'label'"]
+        made.data(two_classes / "labels.csv", JOB)
+        assert made.notes() == ["labels.csv: paths are in column 'file', labels in column 'label'"]
 
     @pytest.mark.parametrize(("model", "lr"), [("vision/small-cnn", 1e-2), ("vision/lenet5", 1e-2), ("resnet18", 5e-3)])
     def test_learning_rates(self, two_classes, model, lr):

@@ -92,7 +92,6 @@ class Datasets:
     split: Split
     getters: Mapping[str, Getter]
     plan: Plan
-    skipped: tuple[str, ...] = ()
 
     @property
     def train(self) -> Dataset:
@@ -152,7 +151,7 @@ class Datasets:
         def test(new: Sequence[Any], with_labels: bool) -> Loader:
             return items(self.test(new, with_labels=with_labels), valid_bs or bs, training=False)
 
-        return DataLoaders(train=train, valid=valid, test=test, skipped=self.skipped, notes=self.split.notes)
+        return DataLoaders(train=train, valid=valid, test=test, notes=self.split.notes)
 
     def _cached(self, cache: Cache) -> bool:
         if cache == "memory" and self.plan.random_items:
@@ -214,15 +213,11 @@ class DataLoaders:
         train: Loader,
         valid: Loader | None = None,
         test: Callable[[Sequence[Any], bool], Loader] | None = None,
-        skipped: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
-        """Put loaders together; `test(items, with_labels)` makes one of new items.
-
-        `skipped` says which items could not be read while fitting, `notes` what else the user should know of the data.
-        """
+        """Put loaders together; `test(items, with_labels)` makes one of new items, `notes` say what was left out."""
         self.train, self.valid = train, valid
-        self._test, self.skipped, self.notes = test, tuple(skipped), tuple(notes)
+        self._test, self.notes = test, tuple(notes)
 
     @property
     def plan(self) -> Plan:
@@ -238,7 +233,7 @@ class DataLoaders:
     @property
     def bad_items(self) -> list[str]:
         """Say which items were left out so far, and why."""
-        return [*self.skipped, *_reasons(self.train), *([] if self.valid is None else _reasons(self.valid))]
+        return _reasons(self.train) + ([] if self.valid is None else _reasons(self.valid))
 
     def serve(self, device: torch.device) -> None:
         """Prepare the loaders for a model on `device`."""
@@ -370,12 +365,11 @@ class DataBlock:
         found = self.items(source)
         split = self._split(found, getters)
         items = as_rows(found)
-        skipped: list[str] = []
 
         def skip(error: Exception) -> None:
+            # The loader will meet this item again, and count it.
             if on_bad_item == "error":
                 raise error
-            skipped.append(str(error))
 
         def train(name: str) -> Iterator[Any]:
             return (read(getters, name, items[int(i)]) for i in split.train)

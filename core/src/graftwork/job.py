@@ -46,6 +46,7 @@ class Report:
     baselines: list[dict[str, Any]]
     epochs: list[dict[str, float]]
     seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
 
@@ -246,7 +247,8 @@ def _finish(
         baselines=baselines,
         epochs=learner.history,
         seconds={"prepare": prepared - began, "train": trained - prepared, "total": perf_counter() - began},
-        warnings=[*data.notes, *task.warnings(data), *_bad_warnings(bad, run)],
+        notes=list(task.notes()),
+        warnings=[*data.notes, *_bad_warnings(bad, run)],
         pictures=[str(path) for path in pictures],
     )
 

@@ -117,6 +117,6 @@ class Task(ABC):
         """Return the baselines to fit beside the model; by default those of the target's block."""
         return data.plan.target.baseline_ids
 
-    def warnings(self, data: DataLoaders) -> Sequence[str]:
-        """Return what the user should know about the data besides unreadable items."""
+    def notes(self) -> Sequence[str]:
+        """Say what was chosen or found on the way and the user may want to know; complete once there is a learner."""
         return ()

@@ -176,7 +176,7 @@ class ImageClassification(Task):
         """Return the most frequent class, the nearest mean picture and a linear model."""
         return (*data.plan.target.baseline_ids, "vision/nearest-mean", "vision/grey-logistic")
 
-    def warnings(self, data: DataLoaders) -> Sequence[str]:
+    def notes(self) -> Sequence[str]:
         """Return what the source's reader had to say."""
         return self._notes
 
