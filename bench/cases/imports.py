@@ -28,6 +28,22 @@ from graftwork_vision import ImageDataLoaders, vision_learner
 data = ImageDataLoaders.from_folder({folder!r}, size=64, bs=8)
 vision_learner(data, {model!r}, weights=None)
 """
+ENTRY: Final = """
+from graftwork.api import CommandSpec, LossSpec, Plugin, hookimpl
+
+PLUGIN = Plugin(namespace="{name}", summary="One of fifty")
+
+
+@hookimpl
+def graftwork_register_losses():
+    for i in range(20):
+        yield LossSpec(id=f"{name}/loss{{i}}", target="graftwork.loss:MSE", summary="A loss")
+
+
+@hookimpl
+def graftwork_register_commands():
+    yield CommandSpec(id="{name}/do", name="do-{name}", target="nowhere:command", summary="A command")
+"""
 QUICK: Final = {
     "python": ["-c", "pass"],
     "import graftwork": ["-c", "import graftwork"],
@@ -41,13 +57,7 @@ def fake_plugins(target: Path, count: int) -> None:
     """Write `count` installed distributions, each with a working plugin, into a folder for PYTHONPATH."""
     for number in range(count):
         name, module = f"fake{number}", f"graftwork_fake{number}"
-        (target / f"{module}.py").write_text(
-            "from graftwork.api import LossSpec, Plugin, hookimpl\n"
-            f"PLUGIN = Plugin(namespace={name!r}, summary='A fake plugin')\n\n"
-            "@hookimpl\ndef graftwork_register_losses():\n"
-            f"    yield LossSpec(id='{name}/mse', target='graftwork.loss:MSE', summary='A loss')\n",
-            encoding="utf-8",
-        )
+        (target / f"{module}.py").write_text(ENTRY.format(name=name), encoding="utf-8")
         info = target / f"graftwork_{name}-1.0.dist-info"
         info.mkdir()
         metadata = f"Metadata-Version: 2.1\nName: graftwork-{name}\nVersion: 1.0\n"
@@ -91,7 +101,8 @@ def measure(options: Options) -> Report:
         for name, rounds in (("quick", 25), ("heavy", 7)):
             wait_until_idle(options.wait_minutes)
             commands = quick(plain, env) if name == "quick" else heavy(plain, photos)
-            times = alternate(commands, 1 if options.smoke else (options.rounds or rounds))
+            turns = 1 if options.smoke else (options.rounds or rounds)
+            times = alternate(commands, turns, warm_up=0 if options.smoke else 1)
             for side, values in times.items():
                 report.add(side, values, "ms", base=base_of(side))
         report.notes += [f"import graftwork loads {loaded('import graftwork', plain) or 'none'} of {', '.join(HEAVY)}"]
