@@ -6,7 +6,7 @@ bound methods, so that an event nobody listens to costs one empty loop. Events t
     fit_start
       epoch_start
         phase_start                      "train", then "valid"
-          batch_start                    the batch is on the device, after its batch transforms
+          batch_start                    the batch is on the device, after its batch steps (train)
             loss_end                     state.output and state.loss are there          (train and valid)
             backward_end                 gradients are there; the step comes next       (train)
           batch_end
