@@ -225,7 +225,7 @@ def test_the_recipe_is_an_ordinary_datablock(two_classes):
 @pytest.mark.slow
 def test_worker_processes_read_the_same(two_classes):
     threads = ImageDataLoaders.from_folder(two_classes, size=12, workers=2)
-    processes = ImageDataLoaders.from_folder(two_classes, size=12, workers=2, worker_type="process")
+    processes = ImageDataLoaders.from_folder(two_classes, size=12, workers=1, worker_type="process")
     for a, b in zip(threads.train.at(1), processes.train.at(1), strict=True):
         assert torch.equal(a.x, b.x)
         assert torch.equal(a.y, b.y)
