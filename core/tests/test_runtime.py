@@ -24,7 +24,7 @@ def test_defaults_are_plain() -> None:
 
 def test_auto_takes_bf16_and_channels_last_where_they_pay() -> None:
     session = Runtime(device="cpu", precision="auto").start(WIDE)
-    expected = "cpu, bf16, channels-last" if native_bf16(CPU) else "cpu, fp32"
+    expected = "cpu, bf16, channels-last" if native_bf16(CPU) else "cpu, fp32, channels-last"
     assert session.describe() == expected
     assert Runtime(device="cpu", precision="auto").start(nn.Linear(9, 9)).describe() == "cpu, fp32"
 
@@ -97,3 +97,14 @@ def test_batches_move_to_the_device_and_the_index_stays() -> None:
     batch = session.place(Batch({"x": torch.zeros(3, 2)}, ("x",), (), torch.arange(3)))
     assert batch.x.device.type == "cuda"
     assert batch.index.device.type == "cpu"
+
+
+@pytest.mark.parametrize("channels_last", [True, False, None])
+def test_pictures_get_the_models_memory_format_whatever_theirs_is(channels_last: bool | None) -> None:
+    session = Runtime(device="cpu", channels_last=channels_last).start(nn.Conv2d(3, 8, 3))
+    wanted = torch.contiguous_format if channels_last is False else torch.channels_last
+    x = torch.randn(2, 3, 9, 9)
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        (shaped,) = session.shape([given])
+        assert shaped.is_contiguous(memory_format=wanted)
+        assert torch.equal(shaped, x)

@@ -128,7 +128,8 @@ def load_learner(
         plan = _plan(manifest["plan"])
         module = _module(manifest, plan, unpack(container.members[WEIGHTS], what=WEIGHTS))
         losses = _losses(manifest["losses"])
-    runtime = Runtime(device=device, precision=precision)
+    # On the CPU weights stay as they lie in the file: turning them round would cost more than it gains one item.
+    runtime = Runtime(device=device, precision=precision, channels_last=False if device == "cpu" else None)
     return Predictor(module, plan, manifest=manifest, runtime=runtime, losses=losses)
 
 

@@ -30,7 +30,7 @@ class Feed:
         self.random = any(step.draw for step in plan.batch_steps)
         # Asked in every step, so found out once.
         self.moves = session.device.type != "cpu"
-        self.plain = session.precision == "fp32" and not session.channels_last
+        self.plain = session.precision == "fp32" and not session.shapes
 
     def ready(self, batch: Batch, epoch: int | None = None, number: int = 0) -> Batch:
         """Return the batch on the device after its batch steps; with an epoch, random steps draw for it."""

@@ -26,8 +26,8 @@ class Runtime:
     """Say where and how to run.
 
     `device` is "auto" (the first accelerator, else the CPU) or a torch device. `precision` "auto" takes bf16 where the
-    device computes in it natively and the model has convolutions enough to gain from it. `channels_last` None follows
-    the precision. `compile` runs the model through torch.compile.
+    device computes in it natively and the model has convolutions enough to gain from it. `channels_last` None means
+    models with 2-d convolutions. `compile` runs the model through torch.compile.
     """
 
     device: str = "auto"
@@ -45,16 +45,20 @@ class Runtime:
         """Move a model to the device, in place, and return how to run it."""
         device = _device(self.device)
         precision = self._precision(module, device)
-        channels_last = self.channels_last
-        if channels_last is None:
-            channels_last = _conv_parameters(module) > 0 and precision != "fp32"
+        pictures = any(isinstance(m, nn.Conv2d) for m in module.modules())
+        channels_last = pictures if self.channels_last is None else self.channels_last
         if channels_last:
             module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         elif any(t.device != device for t in (*module.parameters(), *module.buffers())):
             module.to(device)
         forward: Any = torch.compile(module) if self.compile else module
         return Session(
-            device=device, precision=precision, channels_last=channels_last, forward=forward, compiled=self.compile
+            device=device,
+            precision=precision,
+            channels_last=channels_last,
+            shapes=pictures or channels_last,
+            forward=forward,
+            compiled=self.compile,
         )
 
     def _precision(self, module: nn.Module, device: torch.device) -> str:
@@ -71,6 +75,8 @@ class Session:
     device: torch.device
     precision: str
     channels_last: bool
+    shapes: bool
+    """Whether `shape` has anything to do."""
     forward: Any
     compiled: bool = False
     scaler: torch.amp.GradScaler | None = field(init=False)
@@ -97,10 +103,11 @@ class Session:
         return batch if self.device.type == "cpu" else batch.to(self.device, non_blocking=True)
 
     def shape(self, inputs: Iterable[Tensor]) -> Iterable[Tensor]:
-        """Give pictures the memory format of the model."""
-        if not self.channels_last:
+        """Give pictures the memory format of the model: a mixture costs a conversion in every layer."""
+        if not self.shapes:
             return inputs
-        return [x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in inputs]
+        kind = torch.channels_last if self.channels_last else torch.contiguous_format
+        return [x.contiguous(memory_format=kind) if x.ndim == 4 else x for x in inputs]
 
 
 def _device(name: str) -> torch.device:
