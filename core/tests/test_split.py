@@ -75,7 +75,7 @@ SPLITTERS = [
 ]
 
 
-@pytest.mark.parametrize("splitter", SPLITTERS, ids=repr)
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=lambda s: type(s).__name__)
 def test_every_splitter_is_a_pure_function_that_travels(splitter: Splitter):
     items = list(range(20))
     before = global_state()
@@ -88,7 +88,7 @@ def test_every_splitter_is_a_pure_function_that_travels(splitter: Splitter):
     assert same(split, pickle.loads(pickle.dumps(splitter))(items))
 
 
-@pytest.mark.parametrize("splitter", SPLITTERS, ids=repr)
+@pytest.mark.parametrize("splitter", SPLITTERS, ids=lambda s: type(s).__name__)
 def test_no_splitter_takes_an_empty_list(splitter: Splitter):
     with pytest.raises(DataError):
         splitter([])
