@@ -35,7 +35,7 @@ PREFETCH = 2
 
 
 def default_workers() -> int:
-    """Return one thread per usable core, at most four: more gain nothing while a model trains (docs/performance.md)."""
+    """Return one thread per usable core, at most four; measured on two cores in docs/performance.md."""
     return min(4, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
 
 
