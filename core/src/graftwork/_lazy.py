@@ -19,6 +19,7 @@ _BY_MODULE = {
         "ArtifactError BlockError DataError FreezeError GraftworkError ItemError OptionError PlanError PluginError "
         "TrainingError UnknownName UserError unknown"
     ),
+    "engine": "Engine EngineRun",
     "events": "Callback TrainState",
     "interpret": "ClassificationInterpretation Interpretation",
     "items": "ColReader ItemGetter RegexLabeller get_files parent_label",

@@ -60,6 +60,8 @@ __all__ = [
     "Datasets",
     "DocLink",
     "EndSplitter",
+    "Engine",
+    "EngineRun",
     "ExporterSpec",
     "FileSplitter",
     "Focal",
@@ -140,6 +142,7 @@ if TYPE_CHECKING:
     )
     from graftwork.datablock import DataBlock, DataLoaders, Datasets
     from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader
+    from graftwork.engine import Engine, EngineRun
     from graftwork.errors import (
         ArtifactError,
         BlockError,

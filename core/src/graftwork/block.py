@@ -91,7 +91,12 @@ class BlockSteps:
 
 
 class Block(Configurable, ABC):
-    """Say what one field is: how its values are checked, invented, batched and shown."""
+    """Say what one field is: how its values are checked, invented, batched and shown.
+
+    An `optional` input may be left out when a model is used: its steps then get None.
+    """
+
+    optional: ClassVar[bool] = False
 
     @abstractmethod
     def check(self, value: Any) -> str | None:

@@ -7,6 +7,7 @@ before the batch transforms, which run on the device.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -47,6 +48,8 @@ class Batch:
     inputs: tuple[str, ...]
     targets: tuple[str, ...]
     index: Tensor
+    weight: Tensor | None = None
+    """Weights of the items in the loss, (B,), in training."""
 
     @property
     def x(self) -> Tensor:
@@ -66,11 +69,13 @@ class Batch:
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
         """Return the batch with its fields on `device`; the index stays on the CPU."""
         moved = {name: column.to(device, non_blocking=non_blocking) for name, column in self.fields.items()}
-        return Batch(moved, self.inputs, self.targets, self.index)
+        weight = None if self.weight is None else self.weight.to(device, non_blocking=non_blocking)
+        return Batch(moved, self.inputs, self.targets, self.index, weight)
 
     def pin(self) -> Batch:
         """Return the batch in page-locked memory, so that copies to the device overlap with work."""
-        return Batch({n: c.pin_memory() for n, c in self.fields.items()}, self.inputs, self.targets, self.index)
+        weight = None if self.weight is None else self.weight.pin_memory()
+        return Batch({n: c.pin_memory() for n, c in self.fields.items()}, self.inputs, self.targets, self.index, weight)
 
 
 def _only(names: tuple[str, ...], kind: str) -> str:
@@ -90,6 +95,7 @@ class Loader(ABC):
             raise DataError("there is nothing to load: the data set is empty")
         self.num_items, self.bs, self.shuffle, self.seed = num_items, bs, shuffle, seed
         self.training, self.drop_last = training, drop_last
+        self.sampling: Tensor | None = None
         self.bad_items: dict[int, str] = {}
 
     @property
@@ -128,11 +134,35 @@ class Loader(ABC):
         return self.num_items
 
     def order(self, epoch: int) -> Tensor:
-        """Return the positions of an epoch, int64: a pure function of (seed, epoch)."""
+        """Return the positions of an epoch, int64: a pure function of (seed, epoch).
+
+        With `sampling`, a number an item, an epoch draws as many items as there are, with replacement, each with a
+        probability in proportion to its number.
+        """
         if not self.shuffle:
             return torch.arange(self._used())
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        if self.sampling is not None:
+            return _draw(self.sampling, self._used(), generator)
         return torch.randperm(self.num_items, generator=generator)[: self._used()]
+
+
+def _draw(shares: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw positions with replacement; by the cumulated shares, since torch.multinomial stops at 2**24 of them."""
+    ends = shares.double().cumsum(0)
+    return torch.searchsorted(ends, torch.rand(count, generator=generator, dtype=torch.float64) * ends[-1], right=True)
+
+
+def _checked(numbers: Tensor | None, num_items: int, what: str) -> Tensor | None:
+    """Refuse weights that are not one number of at least 0 an item."""
+    if numbers is None:
+        return None
+    numbers = numbers.float()
+    if numbers.shape != (num_items,) or not bool(torch.isfinite(numbers).all()) or float(numbers.min()) < 0:
+        raise DataError(f"{what} must be one finite number of at least 0 an item, {num_items} of them")
+    if float(numbers.max()) == 0:
+        raise DataError(f"{what} are all 0, so that no item counts")
+    return numbers
 
 
 class ItemSource(Protocol):
@@ -359,7 +389,7 @@ class ColumnLoader(Loader):
 
     `columns` maps each field to a tensor whose first dimension is the item. One index operation fetches as many
     batches as fit 32 MB, and the batches are views of it. `positions` names the items in the data set they came from,
-    if that is not 0, 1, 2, ….
+    if that is not 0, 1, 2, …. `weights` weigh items in the training loss; `sampling` says how often each is drawn.
     """
 
     def __init__(
@@ -374,8 +404,10 @@ class ColumnLoader(Loader):
         drop_last: bool = False,
         positions: Tensor | None = None,
         item: Callable[[int], Any] | None = None,
+        weights: Tensor | None = None,
+        sampling: Tensor | None = None,
     ) -> None:
-        """Check that the columns are one length."""
+        """Check that the columns are one length, and weights (N,) and sampling shares (N,) numbers of at least 0."""
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) != 1:
             raise DataError(f"the columns of a data set must be of one length, not {lengths or 'none at all'}")
@@ -384,6 +416,10 @@ class ColumnLoader(Loader):
         self.columns, self._plan = dict(columns), plan
         self.positions = torch.arange(num_items) if positions is None else positions
         self._item = item
+        self.weights = _checked(weights, num_items, "weights")
+        self.sampling = _checked(sampling, num_items, "sampling shares")
+        if sampling is not None and not shuffle:
+            raise OptionError("sampling draws the order of a training split; it needs shuffle=True")
         row_bytes = sum(c.element_size() * (c.numel() // num_items) for c in columns.values())
         self.chunk = max(1, CHUNK_BYTES // max(1, row_bytes * bs)) * bs
 
@@ -414,6 +450,7 @@ class ColumnLoader(Loader):
     def to(self, device: torch.device) -> ColumnLoader:
         """Move the columns to `device`, once for all epochs."""
         self.columns = {name: column.to(device) for name, column in self.columns.items()}
+        self.weights = None if self.weights is None else self.weights.to(device)
         return self
 
     def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
@@ -425,8 +462,9 @@ class ColumnLoader(Loader):
             splits = [self._fetch(column, part).split(bs) for column in self.columns.values()]
             index = self.positions[part].split(bs)
             names = tuple(self.columns)
-            for row in zip(index, *splits, strict=True):
-                yield Batch(dict(zip(names, row[1:], strict=True)), inputs, targets, row[0])
+            weights = itertools.repeat(None) if self.weights is None else self._fetch(self.weights, part).split(bs)
+            for weight, row in zip(weights, zip(index, *splits, strict=True), strict=False):
+                yield Batch(dict(zip(names, row[1:], strict=True)), inputs, targets, row[0], weight)
 
     def _fetch(self, column: Tensor, part: Tensor) -> Tensor:
         if not self.shuffle:

@@ -68,6 +68,8 @@ class TrainState:
     batch: Batch | None = None
     output: Any = None
     loss: Tensor | None = None
+    losses: Tensor | None = None
+    """The losses of a training phase that an engine has run, (S,); None where the loop does."""
     record: dict[str, float] = field(default_factory=dict)
     """The line of this epoch's history so far: train_loss, valid_loss, metrics, seconds."""
     learning_rate: float = 0.0

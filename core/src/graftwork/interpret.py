@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from graftwork.datablock import DataLoaders
     from graftwork.learner import Learner
 
-__all__ = ["ClassReport", "ClassificationInterpretation", "Interpretation", "Report", "TopLoss"]
+__all__ = ["ClassReport", "ClassificationInterpretation", "Interpretation", "Report", "TopLoss", "run_pictures"]
 
 MAX_LABELLED: Final = 60
 """Classes beyond which a matrix carries no names: they could not be read."""
@@ -266,3 +267,15 @@ def _write_cells(ax: Axes, values: np.ndarray[Any, Any], shares: np.ndarray[Any,
             text = f"{value:.2f}" if isinstance(value, float) else str(value)
             color = "white" if shares[row, column] > 0.4 else "black"
             ax.text(column, row, text, ha="center", va="center", color=color, fontsize=font)
+
+
+def run_pictures(data: DataLoaders, learner: Learner) -> dict[str, Figure]:
+    """Draw the data, the losses, results and, for classes, the confusion matrix and the top losses, by file name."""
+    figures = {"batch.png": data.show_batch(), "losses.png": learner.recorder.plot_losses()}
+    if data.valid is not None:
+        figures["results.png"] = learner.show_results()
+        if len(data.plan.targets) == 1 and isinstance(data.plan.target, ClassIndexBlock):
+            interpretation = ClassificationInterpretation.from_learner(learner)
+            figures["confusion.png"] = interpretation.plot_confusion_matrix()
+            figures["top_losses.png"] = interpretation.plot_top_losses(9)
+    return figures

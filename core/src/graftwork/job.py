@@ -21,6 +21,8 @@ from graftwork.errors import ItemError, OptionError, TrainingError, unknown
 from graftwork.events import Callback, TrainState
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from graftwork.datablock import DataLoaders
     from graftwork.dataloader import OnBadItem
     from graftwork.learner import Learner
@@ -231,7 +233,7 @@ def _finish(
     _write_csv(run / "history.csv", learner.history)
     metrics = {k: v for k, v in learner.history[-1].items() if k not in ("epoch", "train_loss", "seconds")}
     artifact = learner.export(run / "model.graft", task={"id": task.id, "config": task.to_config()})
-    pictures = _pictures(run, data, learner)
+    pictures = _pictures(run, task.pictures(data, learner))
     bad = data.bad_items
     if bad:
         _write_csv(run / "bad_items.csv", [{"item": b} for b in bad])
@@ -267,18 +269,7 @@ def _best(baselines: list[dict[str, Any]], higher_is_better: Mapping[str, bool])
     return max(baselines, key=lambda b: b["metrics"][name] if higher else -b["metrics"][name])
 
 
-def _pictures(run: Path, data: DataLoaders, learner: Learner) -> list[Path]:
-    """Draw the data, the losses, results and, for classes, the confusion matrix and the top losses."""
-    from graftwork.block import ClassIndexBlock
-    from graftwork.interpret import ClassificationInterpretation
-
-    figures = {"batch.png": data.show_batch(), "losses.png": learner.recorder.plot_losses()}
-    if data.valid is not None:
-        figures["results.png"] = learner.show_results()
-        if isinstance(data.plan.target, ClassIndexBlock):
-            interpretation = ClassificationInterpretation.from_learner(learner)
-            figures["confusion.png"] = interpretation.plot_confusion_matrix()
-            figures["top_losses.png"] = interpretation.plot_top_losses(9)
+def _pictures(run: Path, figures: Mapping[str, Figure]) -> list[Path]:
     for name, figure in figures.items():
         figure.savefig(run / name, dpi=110)
     return [run / name for name in figures]
@@ -317,9 +308,10 @@ def predict(
 
     predictor = load_learner(artifact, device=device)
     ref = predictor.manifest.get("task")
-    values = [Path(given) for given in inputs] if ref is None else _task(ref).inputs(inputs)
+    wanted = [(given, Path(given)) for given in inputs] if ref is None else _task(ref).inputs(inputs)
+    said_of = predictor.predict_batch([value for _, value in wanted], on_bad_item=on_bad_item)
     rows, failures = [], []
-    for given, said in zip(inputs, predictor.predict_batch(values, on_bad_item=on_bad_item), strict=True):
+    for (given, _), said in zip(wanted, said_of, strict=True):
         if isinstance(said, BadItem):
             failures.append(f"{given}: {said.reason}")
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +14,7 @@ from graftwork.callbacks.progress import ProgressDisplay
 from graftwork.callbacks.recorder import Recorder
 from graftwork.datablock import DataLoaders
 from graftwork.dataloader import Loader
+from graftwork.engine import EngineRun
 from graftwork.errors import DataError, FreezeError, OptionError
 from graftwork.events import Callback, EventTable, TrainState
 from graftwork.loop import Feed, Loop, collect, evaluate
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from graftwork.lr_find import Sweep
 
 __all__ = ["Learner", "LearningRate"]
+
+LOG = logging.getLogger("graftwork")
 
 LearningRate = float | slice
 MOMENTA = (0.95, 0.85, 0.95)
@@ -67,6 +71,7 @@ class Learner:
         self.optimizer, self.callbacks = optimizer, list(callbacks)
         self.objective = Objective(data.plan, loss=loss, metrics=metrics)
         self.model_id, self.model_config, self.parts = self._model(model, model_config)
+        self.objective.train_loss = self.parts.train_loss
         self.runtime = runtime or Runtime()
         self.session = self.runtime.start(self.parts.module)
         self.objective.loss_module.to(self.session.device)
@@ -198,19 +203,45 @@ class Learner:
         own = [self.recorder] if self.display is None else [self.recorder, self.display]
         table = EventTable.compile([*own, *self.callbacks, *callbacks])
         loop = Loop(self.feed, self.objective, optimizer, table, state, hyper_setter(optimizer, schedules, state))
+        run = self._engine_run(optimizer, schedules, state, [*self.callbacks, *callbacks])
         with seeded(derive_seed(self.seed, "fit", self.fits_done), self.session.device):
-            self._epochs(loop, epochs)
+            self._epochs(loop, epochs, run)
         self.fits_done += 1
         return self
 
-    def _epochs(self, loop: Loop, epochs: int) -> None:
+    def _engine_run(
+        self, optimizer: Optimizer, schedules: Mapping[str, Schedule], state: TrainState, callbacks: Sequence[Callback]
+    ) -> EngineRun | None:
+        """Return what the model's engine is to train, or None where the loop trains."""
+        engine = self.parts.engine
+        if engine is None:
+            return None
+        run = EngineRun(
+            module=self.module,
+            loader=self.data.train,
+            optimizer=optimizer,
+            schedules=schedules,
+            objective=self.objective,
+            state=state,
+            device=self.session.device,
+            seed=self.seed,
+        )
+        reason = _listeners(callbacks) or engine.refuses(run)
+        if reason is None:
+            return run
+        if engine.required:
+            raise OptionError(f"{self.model_id or type(self.module).__name__} cannot be trained so: {reason}")
+        LOG.warning("%s does not train here, since %s; the loop trains instead", type(engine).__name__, reason)
+        return None
+
+    def _epochs(self, loop: Loop, epochs: int, run: EngineRun | None) -> None:
         """Run the epochs; whatever happens, `fit_end` is told."""
         state, table = loop.state, loop.table
         try:
             for handler in table.fit_start:
                 handler(state)
             for state.epoch in range(epochs):
-                self._epoch(loop)
+                self._epoch(loop, run)
                 if state.stopped is not None:
                     break
         except BaseException as error:
@@ -222,12 +253,15 @@ class Learner:
             for handler in table.fit_end:
                 handler(state)
 
-    def _epoch(self, loop: Loop) -> None:
+    def _epoch(self, loop: Loop, run: EngineRun | None) -> None:
         state = loop.state
         state.record = {"epoch": self.epochs_done + 1}
         for handler in loop.table.epoch_start:
             handler(state)
-        loop.train(self.data.train.at(self.epochs_done), self.epochs_done)
+        if run is not None and self.parts.engine is not None:
+            loop.train_by(self.parts.engine, run, self.epochs_done)
+        else:
+            loop.train(self.data.train.at(self.epochs_done), self.epochs_done)
         if self.data.valid is not None:
             loop.validate(self.data.valid)
         self.epochs_done += 1
@@ -309,3 +343,12 @@ class Learner:
         from graftwork.artifact import export
 
         return export(self, Path(path), task=task)
+
+
+def _listeners(callbacks: Sequence[Callback]) -> str | None:
+    """Name callbacks that listen to single batches, which an engine does not have."""
+    for callback in callbacks:
+        table = EventTable.compile([callback])
+        if table.batch_start or table.loss_end or table.backward_end or table.batch_end:
+            return f"the callback {type(callback).__name__} listens to single batches"
+    return None

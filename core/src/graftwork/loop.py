@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graftwork.dataloader import Batch, Loader
+from graftwork.engine import Engine, EngineRun
 from graftwork.errors import DataError
 from graftwork.events import EventTable, TrainState
 from graftwork.objective import Objective
@@ -77,6 +78,7 @@ class Loop:
         on_backward_end, on_batch_end = self.table.backward_end, self.table.batch_end
         ready, forward, backward, update = feed.ready, feed.forward, self._backward, self._update
         feed.module.train()
+        state.losses = None
         self._enter("train")
         state.batch_index = -1
         for state.batch_index, loaded in enumerate(batches):
@@ -85,7 +87,7 @@ class Loop:
                 handler(state)
             set_hyper(state.step)
             state.output = output = forward(batch)
-            state.loss = objective(output, batch.fields)
+            state.loss = objective.training(output, batch.fields, batch.weight)
             for handler in on_loss_end:
                 handler(state)
             backward(state.loss)
@@ -99,6 +101,17 @@ class Loop:
                 break
         if state.batch_index < 0:
             raise DataError("not one batch could be loaded: every item of the training split is bad")
+        self._leave()
+
+    def train_by(self, engine: Engine, run: EngineRun, epoch: int) -> None:
+        """Let an engine train for an epoch."""
+        state = self.state
+        self.feed.module.train()
+        self._enter("train")
+        run.epoch, run.first_step = epoch, state.step
+        state.losses = engine.train_epoch(run).detach()
+        state.step += len(run.loader)
+        self.set_hyper(state.step - 1)
         self._leave()
 
     def _backward(self, loss: Tensor) -> None:

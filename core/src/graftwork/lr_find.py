@@ -88,6 +88,8 @@ def sweep(learner: Learner, *, start_lr: float, end_lr: float, num_steps: int, s
         raise OptionError(
             f"lr_find goes from start_lr={start_lr} up to end_lr={end_lr} in num_steps={num_steps} >= 2 steps"
         )
+    if learner.parts.engine is not None and learner.parts.engine.required:
+        raise OptionError(f"{learner.model_id} is not trained by gradients, so it has no learning rate to find")
     parts = copy.deepcopy(learner.parts)
     session = learner.runtime.start(parts.module)
     feed = Feed(parts.module, session, learner.data.plan, seed=learner.seed)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from graftwork.block import Block, TargetBlock
 from graftwork.errors import FreezeError, OptionError
 from graftwork.plan import Plan
+
+if TYPE_CHECKING:
+    from graftwork.engine import Engine
+    from graftwork.objective import TrainLoss
 
 __all__ = ["ModelContext", "ModelParts", "build_model", "freeze_groups", "model_context", "norm_modules"]
 
@@ -36,12 +40,15 @@ class ModelParts:
 
     `groups` split the parameters for freezing and discriminative learning rates: each parameter is in exactly one.
     `config` rebuilds the same architecture without what made these weights (a file, a download); None means the
-    options the builder was called with.
+    options the builder was called with. `engine` trains the model by other means than the loop. `train_loss` uses the
+    loss in training in the model's own way, where its output then has another shape than in evaluation.
     """
 
     module: nn.Module
     groups: Mapping[str, Sequence[nn.Module]] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
+    engine: Engine | None = None
+    train_loss: TrainLoss | None = None
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by group; raise OptionError if one is in no group or in two."""

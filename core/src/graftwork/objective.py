@@ -13,8 +13,12 @@ from graftwork.loss import Loss
 from graftwork.metric import Metric, as_metric
 from graftwork.plan import Plan
 
-__all__ = ["MetricLike", "Objective"]
+__all__ = ["MetricLike", "Objective", "TrainLoss"]
 
+Compare = Callable[[Tensor, Tensor], Tensor]
+TrainLoss = Callable[[Compare, Any, Tensor], Tensor]
+"""A model's own use of a loss in training: `(loss, raw, target) -> scalar`. It may call `loss` with every item's rows
+repeated, item by item, as an ensemble does that shows each member the same items."""
 LossLike = Loss | str
 MetricLike = Metric | str | Callable[..., Any]
 
@@ -46,6 +50,7 @@ class Objective:
             for name, block in self.blocks.items()
         }
         self.loss_module = nn.ModuleDict(self.losses)
+        self.train_loss: TrainLoss | None = None
 
     def __call__(self, raw: Any, fields: Mapping[str, Tensor]) -> Tensor:
         """Return the loss, a scalar mean over the batch."""
@@ -54,6 +59,17 @@ class Objective:
             return loss
         outputs = zip(self.losses.items(), self._outputs(raw), strict=True)
         return torch.stack([loss(out, fields[name]) for (name, loss), out in outputs]).sum()
+
+    def training(self, raw: Any, fields: Mapping[str, Tensor], weight: Tensor | None = None) -> Tensor:
+        """Return the loss of a training step, in which items may have weights (B,): then their weighted mean."""
+        if weight is None and self.train_loss is None:
+            return self(raw, fields)
+        outputs = zip(self.losses.items(), self._outputs(raw), strict=True)
+        return torch.stack([self._trained(loss, weight, out, fields[name]) for (name, loss), out in outputs]).sum()
+
+    def _trained(self, loss: Loss, weight: Tensor | None, raw: Any, target: Tensor) -> Tensor:
+        compare = loss if weight is None else _Weighted(loss, weight)
+        return compare(raw, target) if self.train_loss is None else self.train_loss(compare, raw, target)
 
     def per_item(self, raw: Any, fields: Mapping[str, Tensor]) -> Tensor:
         """Return one loss per item, (B,)."""
@@ -97,6 +113,19 @@ class Objective:
         if isinstance(raw, Tensor) or len(raw) != len(self.blocks):
             raise PlanError(f"the model must return one output for each of the targets {tuple(self.blocks)}")
         return list(raw)
+
+
+class _Weighted:
+    """Compare as a loss does, with a weight an item (B,); rows may repeat each item the same number of times."""
+
+    def __init__(self, loss: Loss, weight: Tensor) -> None:
+        self.loss, self.weight = loss, weight
+
+    def __call__(self, raw: Tensor, target: Tensor) -> Tensor:
+        losses = self.loss.per_item(raw, target)
+        weight = self.weight.repeat_interleave(len(losses) // len(self.weight))
+        # A batch of items that do not count costs nothing.
+        return (losses * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _by_target(given: Any, blocks: Mapping[str, Any], what: str) -> dict[str, Any]:

@@ -147,10 +147,13 @@ class _Given:
 def input_values(plan: Plan, x: Any) -> dict[str, Any]:
     """Return the inputs' raw values by field; raise OptionError unless `x` gives exactly those.
 
-    A plan with one input takes its bare value; with several, a mapping from field.
+    A plan with one input takes its bare value; with several, a mapping from field. Optional inputs may be left out.
     """
-    if len(plan.inputs) == 1 and not (isinstance(x, Mapping) and set(x) == set(plan.inputs)):
-        return {plan.inputs[0]: x}
+    optional = {name: None for name in plan.inputs if plan.fields[name].raw.optional}
+    needed = [name for name in plan.inputs if name not in optional]
+    named = isinstance(x, Mapping) and set(needed) <= set(x) <= set(plan.inputs)
+    if len(needed) == 1 and not named:
+        return {needed[0]: x, **optional}
     if not isinstance(x, Mapping):
         raise OptionError(
             f"the model has the inputs {plan.inputs}, and {brief(x)} is one value; "
@@ -159,10 +162,10 @@ def input_values(plan: Plan, x: Any) -> dict[str, Any]:
     for name in x:
         if name not in plan.inputs:
             raise unknown("input", str(name), plan.inputs)
-    missing = [name for name in plan.inputs if name not in x]
+    missing = [name for name in needed if name not in x]
     if missing:
         raise OptionError(f"the input {missing[0]!r} is missing; the model has the inputs {plan.inputs}")
-    return dict(x)
+    return optional | dict(x)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from graftwork.errors import OptionError, unknown
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from graftwork.datablock import DataLoaders
     from graftwork.dataloader import Loader
     from graftwork.learner import Learner
@@ -109,9 +111,15 @@ class Task(ABC):
         """Train; one cycle, unless a task knows better."""
         learner.fit_one_cycle(job.epochs, lr)
 
-    def inputs(self, arguments: Sequence[str]) -> list[Any]:
-        """Turn the command line's INPUT arguments into values a predictor takes: paths, here."""
-        return [Path(argument) for argument in arguments]
+    def inputs(self, arguments: Sequence[str]) -> list[tuple[str, Any]]:
+        """Turn the command line's INPUT arguments into (label, value) of each thing to predict: paths, here."""
+        return [(argument, Path(argument)) for argument in arguments]
+
+    def pictures(self, data: DataLoaders, learner: Learner) -> dict[str, Figure]:
+        """Draw what goes into the run folder, by file name: the data, the losses, results, errors."""
+        from graftwork.interpret import run_pictures
+
+        return run_pictures(data, learner)
 
     def baseline_ids(self, data: DataLoaders) -> Sequence[str]:
         """Return the baselines to fit beside the model; by default those of the target's block."""

@@ -26,7 +26,7 @@ SHOWN = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """Describe one column of a row: a `category` by its value, a `number`, a `date`, or a category's `code` of `size`."""
+    """Describe one column of a row: a category by its value, a number, a date, or a code of a category of `size`."""
 
     name: str
     kind: Kind
@@ -183,7 +183,7 @@ class PackedRowBlock(Block):
         return self.names.index(name)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the codes, int32 (B, n_cat), and the numbers, float32 (B, n_cont), of packed rows (B, n_cat + n_cont)."""
+        """Return the codes, int32 (B, n_cat), and the numbers, float32 (B, n_cont), of packed rows (B, columns)."""
         return x[:, : self.n_cat].int(), x[:, self.n_cat :]
 
     def check(self, value: Any) -> str | None:

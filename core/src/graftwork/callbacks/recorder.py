@@ -80,16 +80,23 @@ class Recorder(Callback):
             if not math.isfinite(loss):
                 raise _not_finite(loss, state.step, state)
             return
-        if self._pending:
-            self._pack()
-        losses = torch.cat(self._packed).double().cpu()
-        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        losses, sizes = self._phase(state)
         self.losses += losses.tolist()
         finite = torch.isfinite(losses)
         if not finite.all():
             first = int((~finite).nonzero()[0])
             raise _not_finite(float(losses[first]), state.step - len(losses) + first + 1, state)
         state.record["train_loss"] = float((losses * sizes).sum() / sizes.sum())
+
+    def _phase(self, state: TrainState) -> tuple[Tensor, Tensor]:
+        """Return the losses of the training phase and how many items each stands for."""
+        if state.losses is not None:
+            losses = state.losses.double().cpu()
+            self.learning_rates += [state.learning_rate] * len(losses)
+            return losses, torch.ones_like(losses)
+        if self._pending:
+            self._pack()
+        return torch.cat(self._packed).double().cpu(), torch.tensor(self._sizes, dtype=torch.float64)
 
     def epoch_end(self, state: TrainState) -> None:
         """Add the epoch's line to the history."""
