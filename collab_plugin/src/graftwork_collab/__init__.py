@@ -1,1 +1,45 @@
-"""Under construction."""
+"""Ratings and recommendations for graftwork. Every name is imported on first use."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+__all__ = [
+    "IdBlock",
+    "IdCodeBlock",
+    "Identify",
+    "read_events",
+]
+
+if TYPE_CHECKING:
+    from graftwork_collab.blocks import IdBlock, IdCodeBlock, Identify
+    from graftwork_collab.sources import read_events
+
+_HOMES: Final = {
+    # Ratings.
+    "blocks": "IdBlock IdCodeBlock Identify",
+    "sources": "read_events",
+    # Rankings.
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use."""
+    from importlib import import_module
+
+    for module, names in _HOMES.items():
+        if name in names.split():
+            value: object = getattr(import_module(f"{__name__}.{module}"), name)
+            vars(sys.modules[__name__])[name] = value
+            return value
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, __all__, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=sys.modules[__name__])
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})
