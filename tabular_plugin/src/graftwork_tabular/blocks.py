@@ -33,7 +33,7 @@ class Column:
     size: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowBlock(Block):
     """Hold one row of a table: a mapping from column to value, of which the named columns count.
 
@@ -51,6 +51,17 @@ class RowBlock(Block):
         for name, kind, *_ in self.columns:
             if kind not in ("category", "number", "date", "code"):
                 raise OptionError(f"{self.id}: column {name!r} is of kind {kind!r}; use category, number, date or code")
+
+    def __repr__(self) -> str:
+        """Count the columns by kind."""
+        kinds: tuple[tuple[Kind, str], ...] = (
+            ("category", "categories"),
+            ("code", "codes"),
+            ("number", "numbers"),
+            ("date", "dates"),
+        )
+        counts = ((len(self.names(kind)), word) for kind, word in kinds)
+        return f"RowBlock({', '.join(f'{count} {word}' for count, word in counts if count)})"
 
     @classmethod
     def of(cls, columns: Sequence[Column]) -> RowBlock:
@@ -95,10 +106,10 @@ class RowBlock(Block):
         _write({name: value[name] for name, *_ in self.columns}, ax)
 
     def steps(self) -> BlockSteps:
-        """Pack the row at the end."""
-        from graftwork_tabular.procs import PackRow
+        """Read the row first, and pack it at the end."""
+        from graftwork_tabular.procs import PackRow, ReadRow
 
-        return BlockSteps(closing=(PackRow(),))
+        return BlockSteps(opening=(ReadRow(),), closing=(PackRow(),))
 
 
 def _cell_reason(value: Any, column: Column) -> str | None:
@@ -137,7 +148,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PackedRowBlock(Block):
     """Hold an encoded row: the codes of its categories, then its numbers; float32 (n_cat + n_cont,), batched (B, …).
 
@@ -160,6 +171,10 @@ class PackedRowBlock(Block):
                     f"{self.id}: column {name!r} has {size:,} codes; a packed row holds 2 to {EXACT_CODES:,}. "
                     "Leave the column out, or keep its frequent values only (Categorify(min_freq=…))"
                 )
+
+    def __repr__(self) -> str:
+        """Count the columns."""
+        return f"PackedRowBlock({self.n_cat} codes, {self.n_cont} numbers)"
 
     @property
     def n_cat(self) -> int:
