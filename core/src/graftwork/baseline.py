@@ -97,8 +97,7 @@ def evaluate_baseline(baseline: Baseline, data: DataLoaders, objective: Objectiv
     if len(predicted) != len(targets):
         raise DataError(f"baseline {baseline.name!r} gave {len(predicted)} rows for {len(targets)} items; {block!r}")
     objective.reset(predicted.device)
-    for metric in objective.metrics[data.plan.targets[0]]:
-        metric.update(predicted, targets.to(predicted.device))
+    objective.measure(data.plan.targets[0], predicted, targets.to(predicted.device))
     return objective.compute()
 
 

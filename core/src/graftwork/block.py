@@ -124,7 +124,12 @@ class Block(Configurable, ABC):
 
 
 class TargetBlock(Block):
-    """Say what an encoded target asks of the model, the loss and the metrics."""
+    """Say what an encoded target asks of the model, the loss and the metrics.
+
+    A `scaled` one is encoded in other units than people measure in; `measured` leads back to those.
+    """
+
+    scaled: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -153,6 +158,10 @@ class TargetBlock(Block):
     @abstractmethod
     def predict(self, activated: Tensor) -> Tensor:
         """Turn activated outputs into encoded predictions, batched as `collate` batches targets."""
+
+    def measured(self, column: Tensor) -> Tensor:
+        """Return encoded targets or activated outputs in the units metrics and `get_preds` speak of."""
+        return column
 
     def probabilities(self, row: Tensor) -> dict[str, float] | None:
         """Name the probabilities in one row of activated outputs; None where there are none."""

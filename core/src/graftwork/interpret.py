@@ -79,6 +79,8 @@ class Interpretation:
         return [self._record(row, *values) for row, *values in zip(order, predicted, actual, strict=True)]
 
     def _decoded(self, column: torch.Tensor) -> list[Any]:
+        if self.block.scaled:
+            return self.block.uncollate(column)  # predictions are in the target's own units already
         values, _ = self.loader.plan.decode_batch(self.loader.plan.targets[0], column)
         return values
 

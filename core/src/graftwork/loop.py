@@ -192,15 +192,16 @@ def evaluate(
 
 @torch.inference_mode()
 def collect(feed: Feed, objective: Objective, loader: Loader) -> Predictions:
-    """Return what the model says about every item of a loader, in the data set's order."""
+    """Return what the model says about every item of a loader, in the data set's order, in the targets' own units."""
     was_training = feed.module.training
     feed.module.eval()
     parts: list[dict[str, Tensor]] = []
     for loaded in loader.at(0):
         batch = feed.ready(loaded)
         output = feed.forward(batch)
-        row = {f"p:{name}": column for name, column in objective.activate(output).items()}
-        row |= {f"t:{name}": batch.fields[name] for name in batch.targets if name in batch.fields}
+        blocks = objective.blocks
+        row = {f"p:{name}": blocks[name].measured(column) for name, column in objective.activate(output).items()}
+        row |= {f"t:{n}": blocks[n].measured(batch.fields[n]) for n in batch.targets if n in batch.fields}
         if all(name in batch.fields for name in batch.targets):
             row["loss"] = objective.per_item(output, batch.fields)
         parts.append({name: column.cpu() for name, column in row.items()} | {"index": batch.index})

@@ -83,8 +83,14 @@ class Objective:
     def update(self, raw: Any, fields: Mapping[str, Tensor]) -> None:
         """Let the metrics see a batch."""
         for name, activated in self.activate(raw).items():
-            for metric in self.metrics[name]:
-                metric.update(activated, fields[name])
+            self.measure(name, activated, fields[name])
+
+    def measure(self, name: str, activated: Tensor, target: Tensor) -> None:
+        """Let one target's metrics see what was predicted, as `activate` gives it, beside what is so."""
+        block = self.blocks[name]
+        predicted, actual = block.measured(activated), block.measured(target)
+        for metric in self.metrics[name]:
+            metric.update(predicted, actual)
 
     def reset(self, device: torch.device) -> None:
         """Empty the metrics and move them to `device`."""

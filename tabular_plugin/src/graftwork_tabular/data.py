@@ -34,6 +34,7 @@ from graftwork_tabular.encode import (
     encode_rows,
     encode_targets,
     fit_procs,
+    fitted_scale,
     fitted_target,
     make_plan,
     target_block,
@@ -60,7 +61,7 @@ class TabularOptions(TypedDict, total=False):
     "category", "number" or "labels". Name `cat_names`, `cont_names` or `date_names` and only those are inputs; name
     none and all are looked at (`infer_schema`). `procs` default to AddDateparts, FillMissing, Categorify, Normalize.
     `weight_name` is a column of weights in the training loss; `sampling` draws training rows by a column's shares, or
-    "balanced" by class. The split is `splitter`, or `valid_idx`, or a share `valid_pct` drawn with `seed` (of every
+    "balanced" by class. Target numbers are scaled (`scale_target`), which metrics do not see. The split is `splitter`, or `valid_idx`, or a share `valid_pct` drawn with `seed` (of every
     class, where the target is one).
     """
 
@@ -81,6 +82,7 @@ class TabularOptions(TypedDict, total=False):
     drop_last: bool
     weight_name: str | None
     sampling: str | None
+    scale_target: bool
     schema: Schema | None
 
 
@@ -139,6 +141,7 @@ def _loaders(
     drop_last: bool = False,
     weight_name: str | None = None,
     sampling: str | None = None,
+    scale_target: bool = True,
     schema: Schema | None = None,
 ) -> DataLoaders:
     table, names = read.table, (y_names,) if isinstance(y_names, str) else tuple(y_names)
@@ -162,7 +165,8 @@ def _loaders(
     if procs is not None and schema.names("date") and not any(isinstance(p, AddDateparts) for p in given):
         given = [AddDateparts(), *given]
     fitted, rows, said = fit_procs(table, schema.block, given, split.train)
-    plan = make_plan(schema.block, target, fitted)
+    scale = fitted_scale(table, names, target, split.train) if scale_target else None
+    plan = make_plan(schema.block, target, fitted, scale)
     y = encode_targets(plan, table, names).values
     notes += [*read.notes, *said, *split.notes]
 

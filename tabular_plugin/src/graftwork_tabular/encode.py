@@ -21,16 +21,29 @@ from graftwork.api import (
     Plan,
     PlanError,
     RegressionBlock,
+    TargetBlock,
     unknown,
 )
 from graftwork_tabular.blocks import RowBlock
 from graftwork_tabular.columns import Columns, to_numbers, to_values
 from graftwork_tabular.procs import PackRow, ReadRow, TableTransform
+from graftwork_tabular.targets import ScaledNumbersBlock, ScaleTarget, scaled_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ROW", "TARGET", "Encoded", "encode_rows", "encode_targets", "fit_procs", "make_plan", "row_field"]
+__all__ = [
+    "ROW",
+    "TARGET",
+    "Encoded",
+    "encode_rows",
+    "encode_targets",
+    "fit_procs",
+    "fitted_scale",
+    "fitted_target",
+    "make_plan",
+    "row_field",
+]
 
 ROW, TARGET = "row", "y"
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -67,7 +80,9 @@ def _rows_of(block: Block, proc: TableTransform) -> RowBlock:
     return block
 
 
-def make_plan(block: RowBlock, target: Block, fitted: Sequence[TableTransform]) -> Plan:
+def make_plan(
+    block: RowBlock, target: Block, fitted: Sequence[TableTransform], scale: ScaleTarget | None = None
+) -> Plan:
     """Return the plan of fitted procs; a target's vocabulary is known by now."""
 
     def nothing(name: str) -> Iterable[Any]:
@@ -77,7 +92,7 @@ def make_plan(block: RowBlock, target: Block, fitted: Sequence[TableTransform]) 
         {ROW: block, TARGET: target},
         inputs=(ROW,),
         targets=(TARGET,),
-        item_tfms=[On(ROW, proc) for proc in fitted],
+        item_tfms=[On(ROW, proc) for proc in fitted] + ([] if scale is None else [On(TARGET, scale)]),
         train=nothing,
     )
 
@@ -239,11 +254,25 @@ def encode_targets(plan: Plan, table: pa.Table, names: Sequence[str]) -> Encoded
     rows = np.flatnonzero(~np.isnan(values).any(1))
     if isinstance(block, MultiHotBlock) and not np.isin(values[rows], (0, 1)).all():
         raise DataError(f"labels are columns of 0 and 1; {', '.join(names)} hold other values too")
-    kept = torch.from_numpy(values[rows].astype(np.float32))
-    single = isinstance(block, RegressionBlock) and block.n_out == 1
-    return Encoded(
-        values=kept[:, 0] if single else kept, rows=rows, notes=tuple(notes) + _left_out(len(values), rows, names)
-    )
+    notes += _left_out(len(values), rows, names)
+    return Encoded(values=_numbers(block, values[rows]), rows=rows, notes=tuple(notes))
+
+
+def _numbers(block: TargetBlock, values: np.ndarray[Any, Any]) -> Tensor:
+    if isinstance(block, ScaledNumbersBlock):
+        return scaled_column(block, values)
+    kept = torch.from_numpy(values.astype(np.float32))
+    return kept[:, 0] if isinstance(block, RegressionBlock) and block.n_out == 1 else kept
+
+
+def fitted_scale(
+    table: pa.Table, names: Sequence[str], block: Block, train: np.ndarray[Any, Any]
+) -> ScaleTarget | None:
+    """Return what scales the target, fitted on the training rows; None for classes and labels."""
+    if not isinstance(block, RegressionBlock):
+        return None
+    columns = [_float_target(table.column(name).take(train), name, []) for name in names]
+    return ScaleTarget().fit_columns(np.stack(columns, 1))
 
 
 def _left_out(total: int, rows: np.ndarray[Any, Any], names: Sequence[str]) -> tuple[str, ...]:
