@@ -61,8 +61,8 @@ class TabularOptions(TypedDict, total=False):
     "category", "number" or "labels". Name `cat_names`, `cont_names` or `date_names` and only those are inputs; name
     none and all are looked at (`infer_schema`). `procs` default to AddDateparts, FillMissing, Categorify, Normalize.
     `weight_name` is a column of weights in the training loss; `sampling` draws training rows by a column's shares, or
-    "balanced" by class. Target numbers are scaled (`scale_target`), which metrics do not see. The split is `splitter`, or `valid_idx`, or a share `valid_pct` drawn with `seed` (of every
-    class, where the target is one).
+    "balanced" by class. Target numbers are scaled (`scale_target`), which metrics do not see. The split is `splitter`,
+    or `valid_idx`, or a share `valid_pct` drawn with `seed` (of every class, where the target is one).
     """
 
     y_names: Names

@@ -43,6 +43,8 @@ __all__ = [
     "fitted_target",
     "make_plan",
     "row_field",
+    "target_block",
+    "with_target",
 ]
 
 ROW, TARGET = "row", "y"

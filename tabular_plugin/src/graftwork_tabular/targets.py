@@ -18,7 +18,7 @@ __all__ = ["ScaleTarget", "ScaledNumbersBlock"]
 
 @dataclass(frozen=True)
 class ScaledNumbersBlock(RegressionBlock):
-    """Hold one number, or `n_out`, brought to mean 0 and deviation 1, of which losses are; metrics are of measured ones.
+    """Hold one number, or `n_out`, brought to mean 0 and deviation 1: losses are of these, metrics of the measured.
 
     float32 (B,) or (B, n_out); `mean` and `std` have `n_out` numbers.
     """
