@@ -139,9 +139,7 @@ class _TableTask(Task):
         if how == "random" and not column:
             return None
         if how not in ("time", "group", "column") or not column:
-            raise OptionError(
-                f"--split {self.options.split}: use random, time:COLUMN, group:COLUMN or column:COLUMN (true to validate)"
-            )
+            raise OptionError(f"--split {self.options.split}: use random, time:COLUMN, group:COLUMN or column:COLUMN")
         if how == "time":
             return TimeSplitter(column, valid_pct=job.valid_pct)
         if how == "group":
