@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from graftwork.api import (
     BlockSpec,
+    ModelSpec,
     Plugin,
     SourceSpec,
     TaskSpec,
@@ -58,6 +59,22 @@ def graftwork_register_transforms() -> Iterator[TransformSpec]:
         )
 
 
+_MODELS = (("mlp", "mlp:mlp", "Embeddings of categories, then linear layers: fastai's network for tables"),)
+
+
+@hookimpl
+def graftwork_register_models() -> Iterator[ModelSpec]:
+    """Return the networks."""
+    for name, target, summary in _MODELS:
+        yield ModelSpec(
+            id=f"tabular/{name}",
+            target=f"graftwork_tabular.{target}",
+            summary=summary,
+            inputs=(PACKED,),
+            output=CLASS_INDEX,
+        )
+
+
 @hookimpl
 def graftwork_register_sources() -> Iterable[SourceSpec]:
     """Return the forms in which tables lie on a disk."""
@@ -65,7 +82,7 @@ def graftwork_register_sources() -> Iterable[SourceSpec]:
         SourceSpec(
             id="tabular/table",
             target="graftwork_tabular.reading:read_table",
-            summary="A CSV file whose separator, header and encoding are found out, or Parquet",
+            summary="CSV of any separator, header and encoding, or Parquet",
             patterns=("*.csv", "*.tsv", "*.csv.gz", "*.parquet"),
             gives=(ROW,),
         ),

@@ -1,0 +1,204 @@
+"""tabular_learner: a Learner of tables, from the name of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from graftwork.api import (
+    BCEWithLogits,
+    Callback,
+    ClassIndexBlock,
+    ColumnLoader,
+    CrossEntropy,
+    DataLoaders,
+    Learner,
+    Loss,
+    Metric,
+    MultiHotBlock,
+    OptionError,
+    Runtime,
+    TargetBlock,
+    get_host,
+    unknown,
+)
+from graftwork_tabular.blocks import PackedRowBlock
+
+__all__ = ["DEFAULT_MODEL", "MODELS", "ClassWeights", "ModelDefaults", "fit_recipe", "tabular_learner", "train_column"]
+
+MetricLike: TypeAlias = "Metric | str | Callable[..., Any]"
+ClassWeights: TypeAlias = "str | Mapping[Any, float]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDefaults:
+    """Say how a model is trained where nothing else is asked for, and what its builder needs to know of the data.
+
+    `epochs` are for batches of 256 rows.
+    """
+
+    lr: float = 1e-3
+    wd: float = 0.01
+    epochs: int = 10
+    data_options: Callable[[DataLoaders, Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+
+DEFAULT_MODEL: Final = "tabular/mlp"
+
+MODELS: Final[Mapping[str, ModelDefaults]] = {
+    "tabular/mlp": ModelDefaults(lr=1e-2),
+}
+
+
+def tabular_learner(
+    data: DataLoaders,
+    model: str | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    config: Mapping[str, Any] | None = None,
+    y_range: Sequence[Any] | None = None,
+    class_weights: ClassWeights | None = None,
+    loss: Loss | str | None = None,
+    metrics: MetricLike | Sequence[MetricLike] | None = None,
+    optimizer: str | Callable[..., Optimizer] = "adamw",
+    lr: float | None = None,
+    wd: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    runtime: Runtime | None = None,
+    seed: int = 42,
+    progress: bool = True,
+) -> Learner:
+    """Return a learner of a registered model of rows; `config` holds the options of its builder.
+
+    With `layers` and no name the model is fastai's embedding MLP. `lr` and `wd` default to the model's own.
+    `class_weights` is "balanced" (every class counts the same in total) or a weight for each class, 1 for those not
+    named. `y_range` (low, high) bounds predicted numbers, in the units people measure them in.
+
+    Raises:
+        UnknownName: there is no such model, or no such class.
+        OptionError: class weights for numbers or beside a loss, a range for classes.
+    """
+    model_id = get_host().models.spec(model or ("tabular/mlp" if layers is not None else DEFAULT_MODEL)).id
+    known = MODELS.get(model_id, ModelDefaults())
+    options = dict(config or {})
+    if layers is not None:
+        options["layers"] = list(layers)
+    if y_range is not None:
+        options["y_range"] = encoded_range(data.plan.target, y_range)
+    if known.data_options is not None:
+        options = {**known.data_options(data, options), **options}
+    if class_weights is not None:
+        if loss is not None:
+            raise OptionError(
+                "class_weights go with the default loss; give the loss its weights itself, or leave it out"
+            )
+        loss = weighted_loss(data, class_weights)
+    return Learner(
+        data,
+        model_id,
+        model_config=options,
+        loss=loss,
+        metrics=metrics,
+        optimizer=optimizer,
+        lr=known.lr if lr is None else lr,
+        wd=known.wd if wd is None else wd,
+        callbacks=callbacks,
+        runtime=runtime,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def fit_recipe(learner: Learner, *, epochs: int | None = None, lr: float | None = None) -> Learner:
+    """Train in one cycle for the model's own number of epochs and at its own rate, or for those given."""
+    known = MODELS.get(learner.model_id or "", ModelDefaults())
+    return learner.fit_one_cycle(known.epochs if epochs is None else epochs, lr)
+
+
+def train_column(data: DataLoaders, name: str) -> Tensor:
+    """Return a field of the whole training split, in the items' order, as it is before batch transforms."""
+    if isinstance(data.train, ColumnLoader):
+        return data.train.columns[name]
+    return torch.cat([batch.fields[name] for batch in data.train.in_order()])
+
+
+def encoded_range(block: TargetBlock, y_range: Sequence[Any]) -> list[list[float]]:
+    """Return a range in a target's encoded units, low and high for each output.
+
+    Raises:
+        OptionError: the target is no number, or its scale is curved, so that a range has no place in it.
+    """
+    if isinstance(block, ClassIndexBlock | MultiHotBlock):
+        raise OptionError(f"y_range={y_range!r} bounds numbers, and the target is {block!r}")
+    count = block.num_outputs
+    zero, one, two = (_measured(block, torch.full((1, count), float(i))) for i in range(3))
+    if not torch.allclose(two - one, one - zero, rtol=1e-4):
+        raise OptionError(f"y_range={y_range!r}: the target's scale is no straight line ({block!r}); leave y_range out")
+    bounds = torch.tensor([list(b) if isinstance(b, Sequence) else [b] * count for b in y_range], dtype=torch.float64)
+    encoded: list[list[float]] = ((bounds - zero) / (one - zero)).tolist()
+    return encoded
+
+
+def _measured(block: TargetBlock, column: Tensor) -> Tensor:
+    """Return what an encoded target (1, outputs) means, float64."""
+    return block.measured(block.activate(column)).double().reshape(-1)
+
+
+def weighted_loss(data: DataLoaders, weights: ClassWeights) -> Loss:
+    """Return the loss of the only target, whose classes weigh differently; several labels weigh where they are given.
+
+    Raises:
+        OptionError: the target has no classes, a weight is not above 0, or "balanced" meets a class training lacks.
+    """
+    block, (name,) = data.plan.target, data.plan.targets
+    if isinstance(block, ClassIndexBlock):
+        return CrossEntropy(weight=_weights(block, weights, lambda: _balanced(block, train_column(data, name))))
+    if isinstance(block, MultiHotBlock):
+        return BCEWithLogits(pos_weight=_weights(block, weights, lambda: _balanced_labels(train_column(data, name))))
+    raise OptionError(f"class_weights={weights!r} are for classes, and the target is {block!r}")
+
+
+def _weights(block: ClassIndexBlock | MultiHotBlock, given: ClassWeights, balanced: Callable[[], Tensor]) -> Tensor:
+    if isinstance(given, Mapping):
+        found = torch.tensor(list(_by_class(block, given)))
+    elif given == "balanced":
+        found = balanced()
+    else:
+        raise OptionError(f"class_weights={given!r} is neither 'balanced' nor a mapping from class to weight")
+    if not (found > 0).all() or not found.isfinite().all():
+        shown = dict(zip(block.vocab, found.tolist(), strict=True))
+        raise OptionError(
+            f"class_weights={given!r} gives {shown}; weights are above 0, and balancing needs every class"
+        )
+    return found
+
+
+def _by_class(block: ClassIndexBlock | MultiHotBlock, given: Mapping[Any, float]) -> Iterator[float]:
+    for label in given:
+        if label not in block.vocab:
+            raise unknown("class", str(label), map(str, block.vocab))
+    return (float(given.get(label, 1.0)) for label in block.vocab)
+
+
+def _balanced(block: ClassIndexBlock, codes: Tensor) -> Tensor:
+    counts = torch.bincount(codes.cpu().flatten(), minlength=block.num_outputs).float()
+    return counts.sum() / (len(counts) * counts)
+
+
+def _balanced_labels(labels: Tensor) -> Tensor:
+    share = labels.cpu().float().mean(0)
+    return (1 - share) / share
+
+
+def input_block(data: DataLoaders) -> tuple[str, PackedRowBlock]:
+    """Return the name and the block of the only field that is a packed row; raise OptionError if there is none."""
+    blocks = {name: data.plan.fields[name].final for name in data.plan.inputs}
+    found = [(name, block) for name, block in blocks.items() if isinstance(block, PackedRowBlock)]
+    if len(found) != 1:
+        raise OptionError(f"one packed row of a table is needed, and the data's inputs are {blocks}")
+    return found[0]
