@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graftwork.api import ClassificationInterpretation, ClassIndexBlock, ColumnLoader
+from graftwork import ClassificationInterpretation
+from graftwork.api import ClassIndexBlock, ColumnLoader
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -215,11 +215,15 @@ def _parse(path: Path, dialect: Dialect, names: list[str] | None, na_values: Seq
     parse = pacsv.ParseOptions(delimiter=separator, invalid_row_handler=skip, newlines_in_values=True)
     read = pacsv.ReadOptions(encoding=dialect.encoding, column_names=names, block_size=BLOCK_BYTES)
     try:
-        return pacsv.read_csv(source, read, parse, convert)
-    except pa.ArrowInvalid as error:
+        table = pacsv.read_csv(source, read, parse, convert)
+    except (pa.ArrowInvalid, LookupError) as error:
         if "UTF8" in str(error):
             raise UnicodeError(str(error)) from error
         raise DataError(f"{path} cannot be read as a table: {error}") from error
+    # Arrow takes text that is not UTF-8 for bytes.
+    if any(pa.types.is_binary(kind) for kind in table.schema.types):
+        raise UnicodeError(f"{path} is not {dialect.encoding}")
+    return table
 
 
 def _one_letter(path: Path, dialect: Dialect) -> Any:
@@ -298,13 +302,8 @@ def _separator(lines: Sequence[str]) -> str:
 
 
 def _has_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Say whether the first row names the columns: no cell of it is a number, and none is empty or there twice."""
-    if not rows:
-        return True
-    first = [cell.strip() for cell in rows[0]]
-    if any(_is_number(cell) for cell in first):
-        return False
-    return len(rows) > 1
+    """Say whether the first row names the columns: no cell of it is a number."""
+    return not rows or not any(_is_number(cell.strip()) for cell in rows[0])
 
 
 def _decimal(rows: Sequence[Sequence[str]], separator: str) -> str:
