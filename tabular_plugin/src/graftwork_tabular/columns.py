@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["Columns", "Numbers", "to_numbers", "to_values"]
+__all__ = ["Columns", "Numbers", "num_distinct", "to_numbers", "to_values"]
 
 Columns = Mapping[str, Any]
 """A column by name: pyarrow (Chunked)Array, or numpy array; all of one length."""
@@ -21,6 +21,15 @@ def to_values(column: Any) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
         return column
     return pa.array(column, from_pandas=True)
+
+
+def num_distinct(column: Any) -> int:
+    """Count the distinct values that are not missing."""
+    if pa.types.is_null(column.type):
+        return 0
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return len(pc.unique(column.drop_null()))
 
 
 def to_numbers(column: Any, name: str, notes: list[str]) -> Numbers:

@@ -258,7 +258,7 @@ def _numbers_of(table: pa.Table, name: str | None, rows: np.ndarray[Any, Any]) -
         return None
     if name not in table.column_names:
         raise unknown("column", name, table.column_names)
-    return torch.from_numpy(to_numbers(table.column(name).take(rows), name, [])).float()
+    return torch.from_numpy(np.array(to_numbers(table.column(name).take(rows), name, []), np.float32))
 
 
 def _shares(table: pa.Table, sampling: str | None, rows: np.ndarray[Any, Any], y: Tensor, plan: Plan) -> Tensor | None:

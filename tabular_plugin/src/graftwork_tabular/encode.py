@@ -25,7 +25,7 @@ from graftwork.api import (
     unknown,
 )
 from graftwork_tabular.blocks import RowBlock
-from graftwork_tabular.columns import Columns, to_numbers, to_values
+from graftwork_tabular.columns import Columns, num_distinct, to_numbers, to_values
 from graftwork_tabular.procs import PackRow, ReadRow, TableTransform
 from graftwork_tabular.targets import ScaledNumbersBlock, ScaleTarget, scaled_column
 
@@ -152,15 +152,25 @@ def _kind(table: pa.Table, names: Sequence[str]) -> str:
 
     columns = [table.column(name) for name in names]
     if len(names) > 1:
+        for name, column in zip(names, columns, strict=True):
+            if not _numeric(column.type):
+                raise DataError(
+                    f"several targets are numbers or 0/1 labels, and {name!r} holds {column.type}; give one target"
+                )
         return "labels" if all(_binary(column) for column in columns) else "number"
     kind = columns[0].type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "number"
     if pa.types.is_integer(kind):
-        import pyarrow.compute as pc
-
-        return "category" if pc.count_distinct(columns[0]).as_py() <= 20 else "number"
+        return "category" if num_distinct(columns[0]) <= 20 else "number"
     return "category"
+
+
+def _numeric(kind: Any) -> bool:
+    import pyarrow as pa
+
+    types = (pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)
+    return any(is_kind(kind) for is_kind in types)
 
 
 def _binary(column: Any) -> bool:
@@ -197,7 +207,7 @@ def with_target(table: pa.Table, names: Sequence[str], block: Block) -> tuple[np
     rows = np.flatnonzero(good)
     for name in names:
         values = table.column(name)
-        if pc.count_distinct(values.take(rows) if dropped else values, mode="only_valid").as_py() < 2:
+        if num_distinct(values.take(rows) if dropped else values) < 2:
             raise DataError(
                 f"the target {name!r} is the same in every row, {values[int(rows[0])].as_py()!r}: nothing to learn"
             )

@@ -10,6 +10,7 @@ import numpy as np
 
 from graftwork.api import DataError, OptionError, unknown
 from graftwork_tabular.blocks import RowBlock
+from graftwork_tabular.columns import num_distinct
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -135,7 +136,6 @@ def _given(
 
 def _look(column: Any) -> tuple[FoundKind, str]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -145,7 +145,7 @@ def _look(column: Any) -> tuple[FoundKind, str]:
             return _few(column) or ("category", "a categorical column")
     if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return "dropped", f"values of type {kind} are neither numbers nor labels"
-    distinct = pc.count_distinct(column, mode="only_valid").as_py()
+    distinct = num_distinct(column)
     if distinct == 0:
         return "dropped", "every value is missing"
     if distinct == 1 and column.null_count == 0:
@@ -160,9 +160,7 @@ def _look(column: Any) -> tuple[FoundKind, str]:
 
 
 def _few(column: Any) -> tuple[FoundKind, str] | None:
-    import pyarrow.compute as pc
-
-    distinct = pc.count_distinct(column, mode="only_valid").as_py()
+    distinct = num_distinct(column)
     if distinct == 0:
         return "dropped", "every value is missing"
     return ("dropped", "every value is the same") if distinct == 1 and column.null_count == 0 else None
