@@ -26,8 +26,8 @@ _BY_MODULE = {
     "learner": "Learner",
     "loss": "BCEWithLogits CrossEntropy Focal L1 LabelSmoothing Loss MSE",
     "metric": (
-        "MeanMetric Metric TorchMetric accuracy accuracy_multi as_metric error_rate f1 f1_multi mae mse precision "
-        "precision_multi r2 recall recall_multi rmse roc_auc roc_auc_multi top_k_accuracy"
+        "MeanMetric Metric TorchMetric accuracy accuracy_multi as_metric error_rate f1 f1_multi mae metric_factory mse "
+        "precision precision_multi r2 recall recall_multi rmse roc_auc roc_auc_multi top_k_accuracy"
     ),
     "model": "ModelContext ModelParts",
     "plan": "Plan",

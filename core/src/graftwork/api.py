@@ -120,6 +120,7 @@ __all__ = [
     "get_host",
     "hookimpl",
     "k_folds",
+    "metric_factory",
     "option",
     "parent_label",
     "unknown",
@@ -162,7 +163,7 @@ if TYPE_CHECKING:
     from graftwork.items import ColReader, ItemGetter, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner
     from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
-    from graftwork.metric import MeanMetric, Metric, TorchMetric, as_metric
+    from graftwork.metric import MeanMetric, Metric, TorchMetric, as_metric, metric_factory
     from graftwork.model import ModelContext, ModelParts
     from graftwork.plan import Plan
     from graftwork.plugins import get_host
