@@ -37,15 +37,27 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def people(path: Path, rng: np.random.Generator) -> None:
+    lines = ["job,age,height,joined,paid"]
+    for i in range(300):
+        job, age = ("baker", "clerk", "driver")[i % 3], int(rng.integers(18, 80))
+        height = "" if i % 11 == 0 else f"{rng.normal(170, 10):.1f}"
+        lines.append(
+            f"{job},{age},{height},20{10 + i % 12}-0{1 + i % 9}-15,{'yes' if age > 45 or i % 3 == 0 else 'no'}"
+        )
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Lay out what the examples talk about: photos of two classes, and torchvision's file of weights (random ones)."""
+    """Lay out what the examples talk about: photos, a table, and torchvision's file of weights (random ones)."""
     rng = np.random.default_rng(0)
     for name, colour in {"cat": (200, 120, 60), "dog": (60, 120, 200)}.items():
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(1, 9):
             pixels = np.array(colour) + rng.integers(-40, 40, (140, 150, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / name / f"{i}.jpg")
+    people(tmp_path / "people.csv", rng)
     made = run(MAKE_WEIGHTS, tmp_path)
     assert made.returncode == 0, made.stderr
     return tmp_path

@@ -22,8 +22,10 @@ __all__ = [
     "Table",
     "TableTransform",
     "TabularClassification",
+    "TabularClassifier",
     "TabularDataLoaders",
     "TabularRegression",
+    "TabularRegressor",
     "Vocab",
     "VocabCounts",
     "add_datepart",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from graftwork_tabular.data import TabularDataLoaders, table_loader
     from graftwork_tabular.dates import AddDateparts, add_datepart, add_elapsed_times
     from graftwork_tabular.encode import encode_rows, fit_procs, make_plan
+    from graftwork_tabular.estimators import TabularClassifier, TabularRegressor
     from graftwork_tabular.learner import tabular_learner
     from graftwork_tabular.pictures import run_pictures
     from graftwork_tabular.procs import Categorify, FillMissing, PackRow, ReadRow, TableTransform
@@ -60,6 +63,7 @@ _HOMES: Final = {
     "data": "TabularDataLoaders table_loader",
     "dates": "AddDateparts add_datepart add_elapsed_times",
     "encode": "encode_rows fit_procs make_plan",
+    "estimators": "TabularClassifier TabularRegressor",
     "learner": "tabular_learner",
     "pictures": "run_pictures",
     "procs": "Categorify FillMissing PackRow ReadRow TableTransform",

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["Columns", "Numbers", "num_distinct", "to_numbers", "to_values"]
+__all__ = ["Columns", "Numbers", "num_distinct", "to_array", "to_numbers", "to_values"]
 
 Columns = Mapping[str, Any]
 """A column by name: pyarrow (Chunked)Array, or numpy array; all of one length."""
@@ -21,6 +21,20 @@ def to_values(column: Any) -> Any:
     if isinstance(column, pa.Array | pa.ChunkedArray):
         return column
     return pa.array(column, from_pandas=True)
+
+
+def to_array(values: Any) -> pa.Array:
+    """Return a pandas or numpy column, or a list, as Arrow; values of several types become text."""
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([_text(value) for value in values], pa.large_string())
+
+
+def _text(value: Any) -> str | None:
+    if value is None or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def num_distinct(column: Any) -> int:

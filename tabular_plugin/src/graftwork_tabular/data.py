@@ -62,7 +62,8 @@ class TabularOptions(TypedDict, total=False):
     none and all are looked at (`infer_schema`). `procs` default to AddDateparts, FillMissing, Categorify, Normalize.
     `weight_name` is a column of weights in the training loss; `sampling` draws training rows by a column's shares, or
     "balanced" by class. Target numbers are scaled (`scale_target`), which metrics do not see. The split is `splitter`,
-    or `valid_idx`, or a share `valid_pct` drawn with `seed` (of every class, where the target is one).
+    or `valid_idx`, or a share `valid_pct` drawn with `seed`, of every class where the target is one; 0 holds nothing
+    out.
     """
 
     y_names: Names
@@ -240,6 +241,8 @@ def _split(
         raise OptionError("splitter= and valid_idx= both say how to split; give one of them")
     if valid_idx is not None:
         splitter = IndexSplitter(list(valid_idx))
+    if splitter is None and valid_pct == 0:
+        return Split(train=np.arange(table.num_rows), valid=np.empty(0, np.int64))
     if splitter is None:
         by_class = type(target).__name__ == "CategoryBlock"
         splitter = StratifiedSplitter(valid_pct, seed=seed) if by_class else RandomSplitter(valid_pct, seed=seed)

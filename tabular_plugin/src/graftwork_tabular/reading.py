@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graftwork.api import DataError, OptionError, unknown
+from graftwork_tabular.columns import to_array
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -98,23 +99,7 @@ def table_from_rows(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for row in rows for name in row)
     import pyarrow as pa
 
-    return pa.table({str(name): _objects([row.get(name) for row in rows]) for name in names})
-
-
-def _objects(values: Sequence[Any]) -> pa.Array:
-    """Make an Arrow array; values of several types become text."""
-    import pyarrow as pa
-
-    try:
-        return pa.array(values, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array([_text(value) for value in values], pa.large_string())
-
-
-def _text(value: Any) -> str | None:
-    if value is None or value != value:
-        return None
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    return pa.table({str(name): to_array([row.get(name) for row in rows]) for name in names})
 
 
 def _from_frame(frame: Any) -> Table:
@@ -128,13 +113,10 @@ def _from_frame(frame: Any) -> Table:
     notes, columns, names = [], [], []
     for i, label in enumerate(frame.columns):
         series = frame.iloc[:, i]
-        try:
-            column = pa.array(series, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            column = _objects(list(series))
-            notes.append(f"column {str(label)!r} holds values of several types; they are compared as text")
-        columns.append(column)
+        columns.append(to_array(series))
         names.append(str(label))
+        if pa.types.is_large_string(columns[-1].type) and not pd.api.types.is_string_dtype(series):
+            notes.append(f"column {str(label)!r} holds values of several types; they are compared as text")
     return Table(table=pa.Table.from_arrays(columns, names=names), notes=tuple(notes))
 
 
