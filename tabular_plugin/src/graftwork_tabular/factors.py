@@ -25,6 +25,16 @@ class Factors:
     num_missing: int
     codes: Codes
 
+    def select(self, kept: Flags) -> Factors:
+        """Return the same with some of the values only; the others become unseen."""
+        if kept.all():
+            return self
+        table = np.zeros(len(kept) + 2, np.int32)
+        table[1:-1][kept] = np.arange(1, int(kept.sum()) + 1)
+        table[-1] = kept.sum() + 1
+        values, counts = self.values.filter(pa.array(kept)), self.counts[kept]
+        return Factors(values=values, counts=counts, num_missing=self.num_missing, codes=table[self.codes])
+
 
 def arrow_factors(column: pa.ChunkedArray, train: Flags | None) -> Factors:
     """Factorize a plain column with Arrow's own hash tables: values and counts of the training rows, codes of all."""

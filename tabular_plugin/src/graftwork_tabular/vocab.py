@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, Final, Self, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, cast, final
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,12 @@ import pyarrow.compute as pc
 
 from graftwork.api import DataError, ItemError, OptionError, UserError
 from graftwork_tabular.canonical import KINDS, Column, Flags, Kind, aligned, join, kind_of, plain
-from graftwork_tabular.factors import Codes, Counts, Factors, arrow_codes, arrow_factors
+from graftwork_tabular.factors import Codes, Counts, Factors
 
 __all__ = ["Vocab", "VocabCounts", "encode_columns", "fit_encode"]
+
+if TYPE_CHECKING:
+    from graftwork_tabular.lookup import Lookup
 
 T = TypeVar("T")
 _WORTH_A_THREAD: Final = 200_000
@@ -30,7 +33,7 @@ class Vocab:
     """
 
     UNSEEN: ClassVar[int] = 0
-    __slots__ = ("_codes", "counts", "kind", "num_missing", "num_rare", "values")
+    __slots__ = ("_codes", "_lookup", "counts", "kind", "num_missing", "num_rare", "values")
 
     def __init__(
         self, values: pa.Array, *, counts: Counts | None = None, num_missing: int = 0, num_rare: int = 0
@@ -43,6 +46,7 @@ class Vocab:
             raise DataError(f"a vocabulary of {len(values)} values came with {len(self.counts)} counts")
         self.num_missing, self.num_rare = num_missing, num_rare
         self._codes: dict[Any, int] | None = None
+        self._lookup: Lookup | None = None
 
     def __len__(self) -> int:
         """Return the number of values, without the places for unseen and missing."""
@@ -55,6 +59,10 @@ class Vocab:
     def __hash__(self) -> int:
         """Hash what is quick to hash."""
         return hash((self.kind, len(self), self.num_missing))
+
+    def __reduce__(self) -> tuple[Callable[..., Vocab], tuple[Any, ...]]:
+        """Copy without what was built for speed: it knows addresses in memory."""
+        return _rebuilt, (self.values, self.counts, self.num_missing, self.num_rare)
 
     def __repr__(self) -> str:
         """Show the kind, the size and the first values."""
@@ -73,7 +81,11 @@ class Vocab:
 
     def encode(self, column: Column) -> Codes:
         """Return the code of every row by its value: 1, 1.0 and True are one value, "1" is another."""
-        return arrow_codes(_plain_values(self.values), plain(column))
+        from graftwork_tabular.lookup import lookup  # numba is not needed to encode single values
+
+        if self._lookup is None:
+            self._lookup = lookup(_plain_values(self.values))
+        return self._lookup.codes(column)
 
     def encode_value(self, value: object) -> int:
         """Return the code of one value; None and NaN are missing."""
@@ -120,6 +132,10 @@ class Vocab:
         self._codes = dict(zip(self.values.to_pylist(), range(1, self.missing), strict=True))
         self._codes[None] = self.missing
         return self._codes
+
+
+def _rebuilt(values: pa.Array, counts: Counts, num_missing: int, num_rare: int) -> Vocab:
+    return Vocab(values, counts=counts, num_missing=num_missing, num_rare=num_rare)
 
 
 def _checked(values: pa.Array, kind: Kind) -> pa.Array:
@@ -172,7 +188,9 @@ class VocabCounts:
 
     def update(self, column: Column) -> None:
         """Count the values of a column."""
-        found = _factors(column, None)
+        from graftwork_tabular.engine import factorize
+
+        found = factorize(column, None)
         self._num_missing += found.num_missing
         self._take(found.values, found.counts, kind_of(column.type))
 
@@ -190,7 +208,8 @@ class VocabCounts:
             return Vocab(_typed(pa.array([], pa.int64()), min(kinds, default="string")), num_missing=self._num_missing)
         self._compact()
         values, counts = self._parts[0]
-        return _vocab(values, counts, self._num_missing, cast(Kind, self._kind), _kept(counts, min_freq, max_size))
+        found = Factors(values=values, counts=counts, num_missing=self._num_missing, codes=np.zeros(0, np.int32))
+        return _vocab(found, cast(Kind, self._kind), _kept(counts, min_freq, max_size))
 
     def _take(self, values: pa.Array, counts: Counts, kind: Kind) -> None:
         if not len(values):
@@ -204,8 +223,10 @@ class VocabCounts:
     def _compact(self) -> None:
         """Add up the parts; done when they have grown as large as what was added up before, so that it costs little."""
         if len(self._parts) > 1:
+            from graftwork_tabular.engine import factorize
+
             joined = _joined([values for values, _ in self._parts])
-            found = _factors(joined, None)
+            found = factorize(joined, None)
             counts = np.zeros(len(found.values), np.int64)
             np.add.at(counts, found.codes - 1, np.concatenate([counts for _, counts in self._parts]))
             self._parts = [(found.values, counts)]
@@ -238,11 +259,10 @@ def _kept(counts: Counts, min_freq: int, max_size: int | None) -> Flags:
     return kept
 
 
-def _vocab(values: pa.Array, counts: Counts, num_missing: int, kind: Kind, kept: Flags) -> Vocab:
-    rare = int(counts[~kept].sum())
-    if rare:
-        values, counts = values.filter(pa.array(kept)), counts[kept]
-    return Vocab(_typed(values, kind), counts=counts, num_missing=num_missing, num_rare=rare)
+def _vocab(found: Factors, kind: Kind, kept: Flags) -> Vocab:
+    rare = int(found.counts[~kept].sum())
+    found = found.select(kept)
+    return Vocab(_typed(found.values, kind), counts=found.counts, num_missing=found.num_missing, num_rare=rare)
 
 
 def _typed(values: pa.Array, kind: Kind) -> pa.Array:
@@ -252,10 +272,6 @@ def _typed(values: pa.Array, kind: Kind) -> pa.Array:
     if not len(values):
         return values.cast({"string": pa.large_string(), "integer": pa.int64(), "float": pa.float64()}[kind])
     return values
-
-
-def _factors(column: Column, train: Flags | None) -> Factors:
-    return arrow_factors(plain(column), train)
 
 
 def fit_encode(
@@ -269,24 +285,17 @@ def fit_encode(
 
     A position counts once, however often it is named.
     """
+    from graftwork_tabular.engine import factorize
+
     flags = _flags(train, columns)
 
     def job(_: str, column: Column) -> tuple[Vocab, Codes]:
-        found = _factors(column, flags)
+        found = factorize(column, flags)
         kept = _kept(found.counts, min_freq, None)
-        vocab = _vocab(found.values, found.counts, found.num_missing, kind_of(column.type), kept)
-        return vocab, found.codes if kept.all() else _recoded(found.codes, kept)
+        return _vocab(found, kind_of(column.type), kept), found.select(kept).codes
 
     done = _each(job, columns, threads)
     return {name: vocab for name, (vocab, _) in done.items()}, {name: codes for name, (_, codes) in done.items()}
-
-
-def _recoded(codes: Codes, kept: Flags) -> Codes:
-    """Return codes among the kept values only."""
-    table = np.zeros(len(kept) + 2, np.int32)
-    table[1:-1][kept] = np.arange(1, int(kept.sum()) + 1)
-    table[-1] = kept.sum() + 1
-    return cast(Codes, table[codes])
 
 
 def encode_columns(

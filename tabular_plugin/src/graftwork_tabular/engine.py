@@ -1,0 +1,230 @@
+"""Factorize a column: hash every row once, sort the distinct values, give every row its code.
+
+Few distinct values are counted in one hash table, and whole numbers of a narrow range in a plain one. Many, whose
+table would not fit the cache, are first divided by the upper bits of their hash. The order of rows needs not be kept
+for that: a row's place in its partition follows from the partitions of the rows before it. Text is hashed to 64 bits
+(54 and more of them within partitions) and every row is compared with what its hash stands for. If two texts share a
+hash, which practically never happens, the column starts again with Arrow's tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from graftwork_tabular import kernels, text_kernels
+from graftwork_tabular.canonical import Column, Flags, plain
+from graftwork_tabular.factors import Codes, Counts, Factors, arrow_factors
+from graftwork_tabular.keys import (
+    BLOCK,
+    NO_BYTES,
+    Block,
+    Bytes,
+    Keys,
+    blocks,
+    is_text,
+    numbers,
+    places,
+    places_of,
+    ready,
+)
+
+__all__ = ["factorize", "indices", "is_narrow", "limits"]
+
+MANY_ROWS: Final = 1 << 19
+MANY_VALUES: Final = 24_000
+WIDEST: Final = 1 << 22
+SAMPLES: Final = 16
+Order = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+class _CollisionError(Exception):
+    """Two texts share a hash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """Hold a ready column and which rows count, as bytes (none: all do)."""
+
+    column: pa.ChunkedArray
+    train: Bytes
+    unsigned: bool
+
+    @property
+    def text(self) -> bool:
+        """Whether the column is text."""
+        return is_text(self.column.type)
+
+    def blocks(self) -> Iterator[tuple[Block, Keys, Bytes, Bytes]]:
+        """Give blocks with their keys (in memory that is used again), missing rows and training rows."""
+        room = np.empty(min(BLOCK, len(self.column)), np.uint64)
+        for block in blocks(self.column):
+            yield block, *block.keys(room, unsigned=self.unsigned), self.train[block.rows]
+
+    def ordered(self, keys: Keys) -> tuple[Order, pa.Array]:
+        """Return the order of numbers, given by keys, or of texts, given by places, and the values in that order."""
+        if self.text:
+            return _ordered_text(keys)
+        order = np.arange(len(keys))
+        text_kernels.sort_keys(keys, order)
+        return order, numbers(keys, self.column.type, unsigned=self.unsigned)
+
+    def factors(self, values: pa.Array, counts: Counts, codes: Codes) -> Factors:
+        """Return the result."""
+        num_rows = int(np.count_nonzero(self.train)) if len(self.train) else len(codes)
+        return Factors(values=values, counts=counts, num_missing=num_rows - int(counts.sum()), codes=codes)
+
+
+def factorize(column: Column, train: Flags | None) -> Factors:
+    """Return the sorted values of training rows with their counts, and codes of all rows."""
+    if pa.types.is_dictionary(column.type):
+        return _from_dictionary(column, train)
+    chunks = ready(column)
+    flags = NO_BYTES if train is None else np.array(train, np.bool_).view(np.uint8)
+    found = limits(chunks)
+    job = _Job(column=chunks, train=flags, unsigned=found is not None and found[1] > np.iinfo(np.int64).max)
+    if found is not None and is_narrow(found, len(chunks)):
+        return _narrow(job, *found)
+    try:
+        return _partitioned(job) if _many(chunks) else _direct(job)
+    except _CollisionError:
+        return arrow_factors(plain(column), train)
+
+
+def limits(column: pa.ChunkedArray) -> tuple[int, int] | None:
+    """Return the least and the largest of whole numbers; None if there are none."""
+    if not pa.types.is_integer(column.type):
+        return None
+    found = pc.min_max(column).as_py()
+    return (found["min"], found["max"]) if found["min"] is not None else None
+
+
+def is_narrow(limits: tuple[int, int], num_rows: int) -> bool:
+    """Say whether whole numbers lie so close that a plain table is better than hashing."""
+    return limits[1] - limits[0] < max(1024, min(num_rows, WIDEST))
+
+
+def _many(column: pa.ChunkedArray) -> bool:
+    """Judge by a sample whether a hash table would be larger than the cache."""
+    if len(column) < MANY_ROWS:
+        return False
+    size, step = BLOCK // SAMPLES, len(column) // SAMPLES
+    room, ids = np.empty(size, np.uint64), np.empty(size, np.int32)
+    known, counts, table = (np.zeros(n, form) for n, form in ((1024, "u8"), (1024, "i8"), (4 * BLOCK, "u8")))
+    for n in range(SAMPLES):
+        for block in blocks(column.slice(n * step, size)):
+            keys, missing = block.keys(room, unsigned=False)
+            known, counts, table = kernels.insert(keys, missing, NO_BYTES, known, counts, table, ids)
+    return int(known[0]) > MANY_VALUES
+
+
+def _narrow(job: _Job, low: int, high: int) -> Factors:
+    """Count whole numbers in a table of all that lie between."""
+    first, counts = np.uint64(low if job.unsigned else low + 2**63), np.zeros(high - low + 1, np.int64)
+    for _, keys, missing, train in job.blocks():
+        kernels.tally(keys, missing, train, first, counts)
+    present = np.flatnonzero(counts)
+    ranks = np.zeros(len(counts), np.int32)
+    ranks[present] = np.arange(1, len(present) + 1)
+    codes = np.empty(len(job.column), np.int32)
+    for block, keys, missing, _ in job.blocks():
+        kernels.look_up(keys, missing, first, ranks, len(present) + 1, codes[block.rows])
+    values = numbers(present.astype(np.uint64) + first, job.column.type, unsigned=job.unsigned)
+    return job.factors(values, counts[present], codes)
+
+
+def _direct(job: _Job) -> Factors:
+    """Count in one hash table, in the order of rows; codes are identities first."""
+    codes = np.empty(len(job.column), np.int32)
+    known, counts, table = (np.zeros(n, form) for n, form in ((1024, "u8"), (1024, "i8"), (1 << 14, "u8")))
+    where = np.zeros(2 * len(known), np.uint64)
+    for block, keys, missing, train in job.blocks():
+        part = codes[block.rows]
+        known, counts, table = kernels.insert(keys, missing, train, known, counts, table, part)
+        if job.text:
+            where = np.concatenate([where, np.zeros(2 * len(known) - len(where), np.uint64)])
+            _compare(block, part, where)
+    trained = np.flatnonzero(counts)
+    order, values = job.ordered(where.reshape(-1, 2)[trained].reshape(-1) if job.text else known[trained])
+    ranks = np.zeros(len(counts), np.int32)
+    ranks[trained[order]] = np.arange(1, len(trained) + 1)
+    ranks[0] = len(trained) + 1
+    for begin in range(0, len(codes), BLOCK):
+        codes[begin : begin + BLOCK] = ranks[codes[begin : begin + BLOCK]]
+    return job.factors(values, counts[trained[order]], codes)
+
+
+def _partitioned(job: _Job) -> Factors:
+    """Count in a hash table for each partition, then bring the rows' codes back into order."""
+    num_rows = len(job.column)
+    bits = min(7, max(4, (num_rows // BLOCK).bit_length() - 1))
+    entries, parts = np.empty(num_rows, np.uint64), np.empty(num_rows, np.uint8)
+    spans = list(blocks(job.column))
+    starts, bounds = np.array([span.row for span in spans]), np.zeros((len(spans), 2 ** (bits + 1) + 1), np.int64)
+    for (block, keys, missing, train), bound in zip(job.blocks(), bounds, strict=True):
+        kernels.scatter(keys, missing, train, bits, job.text, parts[block.rows], entries[block.rows], bound)
+    firsts = np.zeros(2**bits + 1, np.int64)
+    keys, counts = kernels.group(entries, starts, bounds, job.text, firsts)
+    order, values = job.ordered(places(job.column, keys) if job.text else keys)
+    ranks = np.empty(len(order), np.int32)
+    ranks[order] = np.arange(1, len(order) + 1)
+    kernels.rename(entries, starts, bounds, firsts, ranks)
+    codes = np.empty(num_rows, np.int32)
+    where = places_of(values) if job.text else None
+    for span, bound in zip(spans, bounds, strict=True):
+        rows = span.rows
+        kernels.merge(entries[rows], parts[rows], job.train[rows], bound, len(values) + 1, codes[rows])
+        if where is not None:
+            _compare(span, codes[rows], where)
+    return job.factors(values, counts[order], codes)
+
+
+def _compare(block: Block, codes: Codes, where: Keys) -> None:
+    if text_kernels.check_text(*block.text, codes, where):
+        raise _CollisionError
+
+
+def _ordered_text(where: Keys) -> tuple[Order, pa.Array]:
+    order = text_kernels.sort_text(where)
+    offsets = np.zeros(len(order) + 1, np.int64)
+    data = text_kernels.pack_text(where, order, offsets)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return order, pa.Array.from_buffers(pa.large_string(), len(order), buffers)
+
+
+def _from_dictionary(column: Column, train: Flags | None) -> Factors:
+    """Factorize the dictionary, then count and code rows by its entries."""
+    chunks = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+    dictionaries, which = _dictionaries(chunks)
+    entries = factorize(pa.chunked_array(dictionaries, chunks.type.value_type), None)
+    begins = np.cumsum([0, *(len(dictionary) for dictionary in dictionaries)])
+    parts = [np.zeros(0, np.int32)]
+    for number, chunk in zip(which, chunks.chunks, strict=True):
+        table = entries.codes[begins[number] : begins[number + 1]]
+        parts.append(np.append(table, np.int32(len(entries.values) + 1))[indices(chunk)])
+    codes: Codes = np.concatenate(parts)
+    counts = np.bincount(codes if train is None else codes[train], minlength=len(entries.values) + 2).astype(np.int64)
+    found = Factors(values=entries.values, counts=counts[1:-1], num_missing=int(counts[-1]), codes=codes)
+    return found.select(found.counts > 0)
+
+
+def _dictionaries(column: pa.ChunkedArray) -> tuple[list[pa.Array], list[int]]:
+    """Return the dictionaries of chunks that differ from the one before, and which one each chunk has."""
+    found: list[pa.Array] = []
+    which: list[int] = []
+    for chunk in column.chunks:
+        if not found or not chunk.dictionary.equals(found[-1]):
+            found.append(chunk.dictionary)
+        which.append(len(found) - 1)
+    return found, which
+
+
+def indices(chunk: pa.Array) -> np.ndarray:
+    """Return places in a chunk's dictionary; for missing, the one beyond its end."""
+    found: np.ndarray = pc.fill_null(chunk.indices.cast(pa.int64()), len(chunk.dictionary)).to_numpy()
+    return found
