@@ -31,10 +31,12 @@ __all__ = [
     "add_datepart",
     "add_elapsed_times",
     "encode_columns",
+    "encode_dataset",
     "encode_rows",
     "fit_encode",
     "fit_procs",
     "infer_schema",
+    "load_encoded",
     "make_plan",
     "read_table",
     "run_pictures",
@@ -44,6 +46,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from graftwork_tabular.blocks import PackedRowBlock, RowBlock
+    from graftwork_tabular.chunked import encode_dataset, load_encoded
     from graftwork_tabular.data import TabularDataLoaders, table_loader
     from graftwork_tabular.dates import AddDateparts, add_datepart, add_elapsed_times
     from graftwork_tabular.encode import encode_rows, fit_procs, make_plan
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "blocks": "PackedRowBlock RowBlock",
+    "chunked": "encode_dataset load_encoded",
     "data": "TabularDataLoaders table_loader",
     "dates": "AddDateparts add_datepart add_elapsed_times",
     "encode": "encode_rows fit_procs make_plan",
