@@ -295,7 +295,7 @@ def _learn(part: Any, place: _Place, recipe: _Recipe, proc: TableTransform) -> F
     fitting = proc.fitting(block)
     rows = np.flatnonzero(train)
     if len(rows):
-        fitting.update(take(columns, block, rows))
+        fitting.update(take(columns, proc.learns_from(block), rows))
     return fitting
 
 

@@ -54,6 +54,10 @@ class TableTransform(Transform):
         """Keep the columns as they are."""
         return block
 
+    def learns_from(self, block: RowBlock) -> tuple[str, ...]:
+        """Return the columns that `fitting` reads: the numbers, unless a proc says otherwise."""
+        return block.names("number")
+
     def fitting(self, block: RowBlock) -> Fitting:
         """Return what learns this proc; only called where `needs_fit`."""
         raise NotImplementedError(f"{self.id} has nothing to learn")
@@ -78,7 +82,7 @@ class TableTransform(Transform):
 
     def fit_encode(self, columns: Columns, block: RowBlock, train: np.ndarray[Any, Any]) -> tuple[Self, Columns]:
         """Learn from the rows `train` (int64 positions), and encode all rows."""
-        fitted = self.fit_columns(take(columns, block, train), block) if self.needs_fit else self
+        fitted = self.fit_columns(take(columns, self.learns_from(block), train), block) if self.needs_fit else self
         return fitted, fitted.encode_columns(columns, block, [])
 
     @abstractmethod
@@ -86,9 +90,9 @@ class TableTransform(Transform):
         """Encode all rows at once; `notes` hears of what had to be changed."""
 
 
-def take(columns: Columns, block: RowBlock, rows: np.ndarray[Any, Any]) -> Columns:
-    """Return some rows of a block's columns."""
-    return {name: columns[name].take(rows) for name, *_ in block.columns}
+def take(columns: Columns, names: Iterable[str], rows: np.ndarray[Any, Any]) -> Columns:
+    """Return some rows of the columns named."""
+    return {name: columns[name].take(rows) for name in names}
 
 
 @dataclass(frozen=True)
@@ -290,6 +294,10 @@ class Categorify(TableTransform):
         given = config.get("vocabs")
         vocabs = None if given is None else {name: Vocab.from_config(vocab) for name, vocab in given.items()}
         return cls(min_freq=config.get("min_freq", 1), max_size=config.get("max_size"), vocabs=vocabs)
+
+    def learns_from(self, block: RowBlock) -> tuple[str, ...]:
+        """Return the categories."""
+        return block.names("category")
 
     def fitting(self, block: RowBlock) -> Fitting:
         """Count values."""
