@@ -74,7 +74,7 @@ def insert(keys: Any, missing: Any, train: Any, known: Any, counts: Any, table: 
     By identity: `known` (uint64), the key, and `counts` (int64), how often it occurs in training; known[0] is how many
     there are. `known`, `counts` and `table` are returned, larger where they had to grow.
     """
-    done = 0
+    done = np.int64(0)
     while True:
         done = _insert(keys, missing, train, known, counts, table, ids, done)
         if done == len(keys):

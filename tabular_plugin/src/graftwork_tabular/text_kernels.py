@@ -227,7 +227,7 @@ def _sort_by_bytes(keys: Any, order: Any, keys2: Any, order2: Any, low: Any, hig
 def sort_keys(keys: Any, order: Any) -> None:
     """Sort keys in place, and `order` with them."""
     if len(keys):
-        _sort_by_bytes(keys, order, np.empty_like(keys), np.empty_like(order), 0, len(keys))
+        _sort_by_bytes(keys, order, np.empty_like(keys), np.empty_like(order), np.int64(0), len(keys))
 
 
 @kernel

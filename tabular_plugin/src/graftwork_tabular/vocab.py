@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from graftwork_tabular.lookup import Lookup
 
 T = TypeVar("T")
-_WORTH_A_THREAD: Final = 200_000
+_WORTH_A_THREAD: Final = 1_000_000
 
 
 @final
