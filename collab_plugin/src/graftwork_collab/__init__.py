@@ -6,20 +6,35 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 __all__ = [
+    "Biases",
+    "CollabDataLoaders",
+    "CollabRatings",
+    "Factors",
     "IdBlock",
     "IdCodeBlock",
     "Identify",
+    "collab_learner",
     "read_events",
 ]
 
 if TYPE_CHECKING:
+    from graftwork_collab.baselines import Biases
     from graftwork_collab.blocks import IdBlock, IdCodeBlock, Identify
+    from graftwork_collab.data import CollabDataLoaders
+    from graftwork_collab.learner import collab_learner
+    from graftwork_collab.named import Factors
     from graftwork_collab.sources import read_events
+    from graftwork_collab.tasks import CollabRatings
 
 _HOMES: Final = {
     # Ratings.
+    "baselines": "Biases",
     "blocks": "IdBlock IdCodeBlock Identify",
+    "data": "CollabDataLoaders",
+    "learner": "collab_learner",
+    "named": "Factors",
     "sources": "read_events",
+    "tasks": "CollabRatings",
     # Rankings.
 }
 

@@ -45,8 +45,17 @@ def _reason(value: Any) -> str | None:
     return None
 
 
+def _brief(part: IdBlock | IdCodeBlock | Identify) -> str:
+    """Show the first ids of a vocabulary and their number: there may be millions."""
+    name = type(part).__name__
+    if part.vocab is None:
+        return f"{name}()"
+    shown = ", ".join(repr(label) for label in part.vocab[:3])
+    return f"{name}({shown}, … {len(part.vocab)} ids)" if len(part.vocab) > 3 else f"{name}({shown})"
+
+
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IdBlock(Block):
     """Name a user or an item by a string or a whole number. A vocabulary not given is fitted on the training split."""
 
@@ -56,6 +65,10 @@ class IdBlock(Block):
     def __post_init__(self) -> None:
         """Refuse a vocabulary that lists an id twice."""
         _check_vocab(self.vocab, None, self.id)
+
+    def __repr__(self) -> str:
+        """Show the first ids."""
+        return _brief(self)
 
     def check(self, value: Any) -> str | None:
         """Return why `value` is no id, or None; ids that training did not see are ids."""
@@ -84,7 +97,7 @@ class IdBlock(Block):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IdCodeBlock(Block):
     """Hold the code of an id in a vocabulary, 0 for an unknown one; int64 (B,) in a batch.
 
@@ -98,6 +111,10 @@ class IdCodeBlock(Block):
     def __post_init__(self) -> None:
         """Refuse a vocabulary that lists an id twice, and another number of names."""
         _check_vocab(self.vocab, self.names, self.id)
+
+    def __repr__(self) -> str:
+        """Show the first ids."""
+        return _brief(self)
 
     @property
     def num_codes(self) -> int:
@@ -139,7 +156,7 @@ def _titled(ax: Axes, text: str) -> None:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Identify(Transform):
     """Encode an id by its value through a vocabulary, fitted on the training split if not given.
 
@@ -154,6 +171,10 @@ class Identify(Transform):
     def __post_init__(self) -> None:
         """Refuse a vocabulary that lists an id twice, and another number of names."""
         _check_vocab(self.vocab, self.names, self.id)
+
+    def __repr__(self) -> str:
+        """Show the first ids."""
+        return _brief(self)
 
     def accepts(self, block: Block) -> bool:
         """Work on ids."""
@@ -245,18 +266,11 @@ def fit_encode_ids(
 
     Columns hold strings or whole numbers, and none is missing (`sources` sees to both).
     """
-    import pyarrow.compute as pc
+    from graftwork_tabular import fit_encode
 
-    vocabs, codes = {}, {}
-    for name, column in columns.items():
-        distinct, places = _distinct(column)
-        seen = np.unique(places if train is None else places[train])
-        labels = distinct.take(seen)
-        order = pc.sort_indices(labels).to_numpy()
-        table = np.zeros(len(distinct), dtype=np.int64)
-        table[seen[order]] = np.arange(1, len(order) + 1)
-        vocabs[name], codes[name] = tuple(labels.take(order).to_pylist()), table[places]
-    return vocabs, codes
+    vocabs, codes = fit_encode(columns, train=train)
+    labels = {name: tuple(vocab.values.to_pylist()) for name, vocab in vocabs.items()}
+    return labels, {name: column.astype(np.int64) for name, column in codes.items()}
 
 
 def fit_ids(column: pa.ChunkedArray) -> tuple[Label, ...]:

@@ -53,6 +53,13 @@ class Events:
     columns: Mapping[str, str]
     titles: Mapping[Any, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    how: tuple[str, ...] = ()
+    """The notes that only say how the source was read."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The notes on what was left out, or may not be what was meant."""
+        return tuple(note for note in self.notes if note not in self.how)
 
     def __len__(self) -> int:
         """Count the events."""
@@ -69,6 +76,7 @@ class Events:
             columns=self.columns,
             titles=self.titles,
             notes=self.notes,
+            how=self.how,
         )
 
 
@@ -97,11 +105,7 @@ def clean(
         user=user, item=item, rating=rating, time=time, rows=np.arange(len(kept)), columns=columns, titles=raw.titles,
     ).take(np.flatnonzero(kept))  # fmt: skip
     events, twice = (events, []) if duplicates == "all" else _last_of_each(events)
-    return _with_notes(events, (*notes, *time_notes, *left_out, *twice))
-
-
-def _with_notes(events: Events, notes: Sequence[str]) -> Events:
-    return replace(events, notes=tuple(notes))
+    return replace(events, notes=(*notes, *time_notes, *left_out, *twice), how=tuple(notes))
 
 
 # -- columns -----------------------------------------------------------------------------------------------------------

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from graftwork.api import (
+    BaselineSpec,
     BlockSpec,
+    LossSpec,
+    MetricSpec,
+    ModelSpec,
     Plugin,
+    SourceSpec,
+    TaskSpec,
     TransformSpec,
     hookimpl,
 )
+from graftwork_collab import ranking_records as rankings
 
 PLUGIN = Plugin(namespace="collab", summary="Ratings and recommendations: factor models, rankers, top-k, metrics")
 
-ID, CODE = "collab/id", "collab/id-code"
+ID, CODE, RATING = "collab/id", "collab/id-code", "core/regression"
 
 _BLOCKS = (
     (ID, "IdBlock", "A user's or an item's id: a string or a whole number"),
@@ -26,6 +33,7 @@ def graftwork_register_blocks() -> Iterator[BlockSpec]:
     """Return ids and their codes."""
     for name, attribute, summary in _BLOCKS:
         yield BlockSpec(id=name, target=f"graftwork_collab.blocks:{attribute}", summary=summary)
+    yield from rankings.blocks()
 
 
 @hookimpl
@@ -40,4 +48,91 @@ def graftwork_register_transforms() -> Iterable[TransformSpec]:
             gives=CODE,
             invertible=True,
         ),
+        *rankings.transforms(),
     )
+
+
+@hookimpl
+def graftwork_register_models() -> Iterator[ModelSpec]:
+    """Return the models of ratings, then those of rankings."""
+    for name, attribute, summary in (
+        ("dot-bias", "dot_bias", "Product of the factors of user and item, plus both biases"),
+        ("neural", "neural", "An MLP over the embeddings of user and item"),
+    ):
+        yield ModelSpec(
+            id=f"collab/{name}",
+            target=f"graftwork_collab.factor:{attribute}",
+            summary=summary,
+            inputs=(CODE, CODE),
+            output=RATING,
+        )
+    yield from rankings.models()
+
+
+@hookimpl
+def graftwork_register_losses() -> Iterator[LossSpec]:
+    """Return what rankers are trained with."""
+    return rankings.losses()
+
+
+@hookimpl
+def graftwork_register_metrics() -> Iterator[MetricSpec]:
+    """Return the metrics of a full ranking."""
+    return rankings.metrics()
+
+
+@hookimpl
+def graftwork_register_baselines() -> Iterator[BaselineSpec]:
+    """Return what models of ratings must beat, then what those of rankings must."""
+    yield BaselineSpec(
+        id="collab/biases",
+        target="graftwork_collab.baselines:Biases",
+        summary="The mean, moved by how the user rates and how the item is rated",
+        blocks=(RATING,),
+        inputs=(CODE, CODE),
+    )
+    yield from rankings.baselines()
+
+
+@hookimpl
+def graftwork_register_sources() -> Iterator[SourceSpec]:
+    """Return the forms in which ratings lie on a disk."""
+    for name, summary, patterns in (
+        ("csv", "A text file of users, items and ratings", ("*.csv", "*.tsv", "*.dat", "*.data")),
+        ("parquet", "Parquet files of users, items and ratings", ("*.parquet",)),
+        ("movielens", "A folder as MovieLens comes, with titles", ("ratings.csv", "ratings.dat", "u.data")),
+    ):
+        yield SourceSpec(
+            id=f"collab/{name}",
+            target=f"graftwork_collab.sources:{name}_source",
+            summary=summary,
+            patterns=patterns,
+            gives=(ID, ID, RATING),
+        )
+
+
+@hookimpl
+def graftwork_register_tasks() -> Iterator[TaskSpec]:
+    """Return the one-command jobs."""
+    yield TaskSpec(
+        id="collab/ratings",
+        target="graftwork_collab.tasks:CollabRatings",
+        summary="Tell how a user would rate an item",
+        inputs=(ID, ID),
+        targets=(RATING,),
+        defaults={
+            "model": ("collab/dot-bias",),
+            "loss": "core/mse",
+            "metrics": ("core/rmse", "core/mae"),
+            "baselines": ("core/mean", "collab/biases"),
+        },
+    )
+    yield from rankings.tasks()
+
+
+@hookimpl
+def graftwork_resolve_source(location: str) -> str | None:
+    """Claim folders as MovieLens comes."""
+    from graftwork_collab.sources import resolve_source
+
+    return resolve_source(location)
