@@ -27,6 +27,7 @@ from graftwork.api import (
     get_host,
     unknown,
 )
+from graftwork_tabular.bins import bins_of
 from graftwork_tabular.blocks import PackedRowBlock
 
 __all__ = ["DEFAULT_MODEL", "MODELS", "ClassWeights", "ModelDefaults", "fit_recipe", "tabular_learner", "train_column"]
@@ -48,10 +49,19 @@ class ModelDefaults:
     data_options: Callable[[DataLoaders, Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
-DEFAULT_MODEL: Final = "tabular/mlp"
+def with_bins(data: DataLoaders, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Learn the bins of the number columns from the training split, unless they are given."""
+    if options.get("bins") is not None:
+        return {}
+    name, block = input_block(data)
+    return {"bins": bins_of(block.cont, train_column(data, name)[:, block.n_cat :])}
+
+
+DEFAULT_MODEL: Final = "tabular/tabm"
 
 MODELS: Final[Mapping[str, ModelDefaults]] = {
     "tabular/mlp": ModelDefaults(lr=1e-2),
+    "tabular/tabm": ModelDefaults(lr=4e-3, data_options=with_bins),
 }
 
 
@@ -91,7 +101,7 @@ def tabular_learner(
     if y_range is not None:
         options["y_range"] = encoded_range(data.plan.target, y_range)
     if known.data_options is not None:
-        options = {**known.data_options(data, options), **options}
+        options = {**options, **known.data_options(data, options)}
     if class_weights is not None:
         if loss is not None:
             raise OptionError(

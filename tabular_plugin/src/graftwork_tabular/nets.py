@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.api import ModelContext, OptionError, unknown
+from graftwork_tabular.bins import NumberBins, read_bins
 from graftwork_tabular.blocks import PackedRowBlock
 
 __all__ = [
     "Embeddings",
     "Outputs",
+    "RowEncoder",
     "SigmoidRange",
     "TokenEmbeddings",
     "check_share",
@@ -127,6 +129,54 @@ class TokenEmbeddings(nn.Module):
     def forward(self, codes_BC: Tensor) -> Tensor:
         """Look all columns up."""
         return nn.functional.embedding(codes_BC + self.start, self.table)
+
+
+@final
+class RowEncoder(nn.Module):
+    """Turn packed rows into (B, width) inputs of a linear layer.
+
+    Categories of at most `max_one_hot` codes become one column of 0 and 1 per code, others an embedding; unseen values
+    are zeros in both, and say nothing. Numbers are encoded in `bins` (see NumberBins).
+    """
+
+    column: Tensor
+    code: Tensor
+
+    def __init__(self, block: PackedRowBlock, *, bins: Mapping[str, Any] | None, max_one_hot: int = 64) -> None:
+        """Divide the categories by their number of codes."""
+        super().__init__()
+        self.block = block
+        few = [j for j, size in enumerate(block.sizes) if size <= max_one_hot]
+        many = [j for j, size in enumerate(block.sizes) if size > max_one_hot]
+        codes = torch.tensor([(j, c) for j in few for c in range(1, block.sizes[j])], dtype=torch.int64).reshape(-1, 2)
+        self.register_buffer("column", codes[:, 0].clone(), persistent=False)
+        self.register_buffer("code", codes[:, 1].float(), persistent=False)
+        self.embeddings = _embeddings([block.sizes[j] for j in many]) if many else None
+        self.many = many
+        self.numbers = NumberBins(read_bins(block.cont, bins))
+
+    @property
+    def width(self) -> int:
+        """Number of columns that come out."""
+        return len(self.code) + self.numbers.width + (0 if self.embeddings is None else self.embeddings.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode packed rows (B, n_cat + n_cont)."""
+        n_cat = self.block.n_cat
+        parts = [(x.index_select(1, self.column) == self.code).float()] if len(self.code) else []
+        if self.embeddings is not None:
+            parts.append(self.embeddings(x[:, self.many].int()))
+        if self.block.cont:
+            parts.append(self.numbers(x[:, n_cat:]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _embeddings(sizes: Sequence[int]) -> Embeddings:
+    made = Embeddings(sizes, [embedding_width(size - 1) for size in sizes], std=0.3)
+    with torch.no_grad():
+        for j in range(len(sizes)):
+            made.matrix(j)[[0, -1]] = 0.0
+    return made
 
 
 @final

@@ -59,7 +59,12 @@ def graftwork_register_transforms() -> Iterator[TransformSpec]:
         )
 
 
-_MODELS = (("mlp", "mlp:mlp", "Embeddings of categories, then linear layers: fastai's network for tables"),)
+_MODELS = (
+    ("tabm", "tabm:tabm", "Many small networks in one, with numbers in bins: the strong default"),
+    ("mlp", "mlp:mlp", "Embeddings of categories, then linear layers: fastai's network"),
+    ("resnet", "resnet:resnet", "Embeddings of categories, then residual blocks"),
+    ("ft-transformer", "ft_transformer:ft_transformer", "A token for every column, and attention between them"),
+)
 
 
 @hookimpl
