@@ -38,8 +38,8 @@ def ease(ctx: ModelContext, *, reg: float = 300.0, rank: int = 1024, num_seen: i
 class EASE(DotRanker):
     """Hold the items' parts of the right singular vectors, how strong each one acts, and each item's scale.
 
-    The score of an item a user has not seen is exactly that of the paper; with what was seen not left out, an item's own
-    part in its score stays in.
+    The score of an item a user has not seen is exactly that of the paper; that of an item they have seen also holds the
+    item's own part.
     """
 
     def __init__(self, ctx: ModelContext, *, rank: int, num_seen: int) -> None:
@@ -77,7 +77,7 @@ class EASE(DotRanker):
 
 @final
 class EASEEngine(Engine):
-    """Solve in one epoch; another one solves the same again. The loss is what is minimised, by pair of user and item."""
+    """Solve in one epoch; another one solves the same again. The loss is what is minimised, per user and item."""
 
     required: ClassVar[bool] = True
 
@@ -112,7 +112,7 @@ class EASEEngine(Engine):
 
 
 def singular(by_user: Side, by_item: Side, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the largest squared singular values (rank,) of a sparse matrix and its right singular vectors (C, rank)."""
+    """Return the largest squared singular values (rank,) of a sparse matrix, and right singular vectors (C, rank)."""
     users, items = len(by_user.counts), len(by_item.counts)
     if min(users, items) - 1 <= EXACT:
         return _exact(by_user, by_item, rank)
