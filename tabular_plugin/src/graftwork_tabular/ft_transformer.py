@@ -125,7 +125,7 @@ class TransformerBlock(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """Return (B, heads, T, D / heads)."""
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.residual_p, self.training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -35,6 +36,9 @@ __all__ = ["DEFAULT_MODEL", "MODELS", "ClassWeights", "ModelDefaults", "fit_reci
 MetricLike: TypeAlias = "Metric | str | Callable[..., Any]"
 ClassWeights: TypeAlias = "str | Mapping[Any, float]"
 
+FEWEST_STEPS: Final = 300
+MOST_EPOCHS: Final = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDefaults:
@@ -60,7 +64,9 @@ def with_bins(data: DataLoaders, options: Mapping[str, Any]) -> Mapping[str, Any
 DEFAULT_MODEL: Final = "tabular/tabm"
 
 MODELS: Final[Mapping[str, ModelDefaults]] = {
-    "tabular/mlp": ModelDefaults(lr=1e-2),
+    "tabular/ft-transformer": ModelDefaults(lr=5e-4),
+    "tabular/mlp": ModelDefaults(lr=1e-2, epochs=5),
+    "tabular/resnet": ModelDefaults(lr=4e-3),
     "tabular/tabm": ModelDefaults(lr=4e-3, data_options=with_bins),
 }
 
@@ -125,9 +131,17 @@ def tabular_learner(
 
 
 def fit_recipe(learner: Learner, *, epochs: int | None = None, lr: float | None = None) -> Learner:
-    """Train in one cycle for the model's own number of epochs and at its own rate, or for those given."""
+    """Train in one cycle at the model's own rate for its own number of epochs, or for those given.
+
+    A small table gets more epochs, up to 100, so that there are some hundred steps.
+    """
+    return learner.fit_one_cycle(recipe_epochs(learner) if epochs is None else epochs, lr)
+
+
+def recipe_epochs(learner: Learner) -> int:
+    """Return the model's own number of epochs for the learner's data."""
     known = MODELS.get(learner.model_id or "", ModelDefaults())
-    return learner.fit_one_cycle(known.epochs if epochs is None else epochs, lr)
+    return max(known.epochs, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / len(learner.data.train))))
 
 
 def train_column(data: DataLoaders, name: str) -> Tensor:

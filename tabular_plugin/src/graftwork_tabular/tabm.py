@@ -93,10 +93,9 @@ class TabM(nn.Module):
         of the inputs to compute. For a few rows the copies of the weights would cost more than the rows do.
         """
         if len(h_BD) < FEW_ROWS:
-            found: Tensor = self.first(h_BD.unsqueeze(1) * self.adapter)
-            return found
+            return F.linear(h_BD.unsqueeze(1) * self.adapter, self.first.weight, self.first.bias)
         weight = (self.first.weight * self.adapter.unsqueeze(1)).flatten(0, 1)
-        return F.linear(h_BD, weight).unflatten(1, (len(self.adapter), -1)) + self.first.bias
+        return F.linear(h_BD, weight).view(len(h_BD), len(self.adapter), -1) + self.first.bias
 
     def _drop(self, h_BKD: Tensor) -> Tensor:
         """Drop the same units in all networks: random numbers for each would take a fifth of the time on a CPU."""
@@ -120,7 +119,7 @@ def members_loss(loss: Callable[[Tensor, Tensor], Tensor], raw: Tensor, target: 
 
 
 def members_mean(block: TargetBlock, raw: Tensor) -> Tensor:
-    """Average (B, k, outputs) over the networks, as raw outputs again: probabilities of classes or labels, else values."""
+    """Average (B, k, outputs) over the networks, as raw outputs: probabilities of classes or labels, else values."""
     if isinstance(block, ClassIndexBlock):
         return raw.float().log_softmax(2).logsumexp(1) - math.log(raw.shape[1])
     if isinstance(block, MultiHotBlock):
