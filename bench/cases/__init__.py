@@ -16,6 +16,7 @@ CASES: Final = {
     "artifact": "reading an exported ResNet-18 with all checks, and predicting one photo",
     "vision": "ResNet-18 from a folder of JPEGs at 128 px, against plain and hand-tuned loops",
     "loader": "ItemLoader with threads, processes and neither, alone and while training",
+    "categorify": "vocabularies and codes of a table of 5 million rows and of adult, beside other libraries",
     "quality": "accuracies that must be reached (slow, runs once)",
     "gpu": "the overhead and vision cases on a CUDA device",
 }

@@ -160,7 +160,7 @@ class TestCollisions:
 
 class TestHash:
     def test_every_length_and_every_byte_counts(self) -> None:
-        """Texts that differ in a bit, or by a zero at the end, have different hashes: 64 bits leave no chance of two."""
+        """Texts that differ in a bit, or by a zero at the end, hash differently: 64 bits leave no chance of two."""
         base = bytes(range(60))
         listed = [base[:n] for n in range(61)] + [base[:n] + b"\0" for n in range(60)]
         listed += [base[:at] + bytes([base[at] ^ bit]) + base[at + 1 : n] for n in (5, 9, 16, 17, 40, 60)
@@ -198,7 +198,7 @@ class TestSort:
     @relaxed
     @given(st.lists(st.integers(0, 2**64 - 1), max_size=60))
     def test_keys_are_sorted_and_the_order_with_them(self, listed: list[int]) -> None:
-        column, order = np.array(listed, np.uint64), np.arange(len(listed))
+        column, order = np.array(listed, np.uint64), np.arange(len(listed), dtype=np.int32)
         text_kernels.sort_keys(column, order)
         assert column.tolist() == sorted(listed)
         assert [listed[n] for n in order] == sorted(listed)

@@ -23,6 +23,7 @@ from graftwork_tabular.factors import Codes, Counts, Factors, arrow_factors
 from graftwork_tabular.keys import (
     BLOCK,
     NO_BYTES,
+    NO_KEYS,
     Block,
     Bytes,
     Keys,
@@ -36,11 +37,11 @@ from graftwork_tabular.keys import (
 
 __all__ = ["factorize", "indices", "is_narrow", "limits"]
 
-MANY_ROWS: Final = 1 << 19
+MANY_ROWS: Final = 1 << 17
 MANY_VALUES: Final = 24_000
 WIDEST: Final = 1 << 22
 SAMPLES: Final = 16
-Order = np.ndarray[tuple[int], np.dtype[np.int64]]
+Order = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
 class _CollisionError(Exception):
@@ -70,7 +71,7 @@ class _Job:
         """Return the order of numbers, given by keys, or of texts, given by places, and the values in that order."""
         if self.text:
             return _ordered_text(keys)
-        order = np.arange(len(keys))
+        order = np.arange(len(keys), dtype=np.int32)
         text_kernels.sort_keys(keys, order)
         return order, numbers(keys, self.column.type, unsigned=self.unsigned)
 
@@ -85,7 +86,7 @@ def factorize(column: Column, train: Flags | None) -> Factors:
     if pa.types.is_dictionary(column.type):
         return _from_dictionary(column, train)
     chunks = ready(column)
-    flags = NO_BYTES if train is None else np.array(train, np.bool_).view(np.uint8)
+    flags = NO_BYTES if train is None else np.ascontiguousarray(train).view(np.uint8)
     found = limits(chunks)
     job = _Job(column=chunks, train=flags, unsigned=found is not None and found[1] > np.iinfo(np.int64).max)
     if found is not None and is_narrow(found, len(chunks)):
@@ -147,7 +148,8 @@ def _direct(job: _Job) -> Factors:
         part = codes[block.rows]
         known, counts, table = kernels.insert(keys, missing, train, known, counts, table, part)
         if job.text:
-            where = np.concatenate([where, np.zeros(2 * len(known) - len(where), np.uint64)])
+            if len(where) < 2 * len(known):
+                where = np.concatenate([where, np.zeros(2 * len(known) - len(where), np.uint64)])
             _compare(block, part, where)
     trained = np.flatnonzero(counts)
     order, values = job.ordered(where.reshape(-1, 2)[trained].reshape(-1) if job.text else known[trained])
@@ -161,27 +163,53 @@ def _direct(job: _Job) -> Factors:
 
 def _partitioned(job: _Job) -> Factors:
     """Count in a hash table for each partition, then bring the rows' codes back into order."""
-    num_rows = len(job.column)
-    bits = min(7, max(4, (num_rows // BLOCK).bit_length() - 1))
-    entries, parts = np.empty(num_rows, np.uint64), np.empty(num_rows, np.uint8)
-    spans = list(blocks(job.column))
-    starts, bounds = np.array([span.row for span in spans]), np.zeros((len(spans), 2 ** (bits + 1) + 1), np.int64)
-    for (block, keys, missing, train), bound in zip(job.blocks(), bounds, strict=True):
-        kernels.scatter(keys, missing, train, bits, job.text, parts[block.rows], entries[block.rows], bound)
-    firsts = np.zeros(2**bits + 1, np.int64)
-    keys, counts = kernels.group(entries, starts, bounds, job.text, firsts)
+    parts = _Partitions.of(job)
+    keys, counts = kernels.group(parts.entries, parts.starts, parts.bounds, job.text, parts.firsts)
     order, values = job.ordered(places(job.column, keys) if job.text else keys)
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(1, len(order) + 1)
-    kernels.rename(entries, starts, bounds, firsts, ranks)
-    codes = np.empty(num_rows, np.int32)
-    where = places_of(values) if job.text else None
-    for span, bound in zip(spans, bounds, strict=True):
-        rows = span.rows
-        kernels.merge(entries[rows], parts[rows], job.train[rows], bound, len(values) + 1, codes[rows])
-        if where is not None:
-            _compare(span, codes[rows], where)
-    return job.factors(values, counts[order], codes)
+    counts = counts[order]
+    del keys, order  # memory counts from here on
+    kernels.rename(parts.entries, parts.starts, parts.bounds, parts.firsts, ranks)
+    return job.factors(values, counts, parts.codes(job, values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Partitions:
+    """Hold rows divided by hash: what `scatter` made of every block, and where partitions' identities begin."""
+
+    blocks: list[Block]
+    entries: Keys
+    parts: Bytes
+    bounds: np.ndarray
+    firsts: np.ndarray
+
+    @classmethod
+    def of(cls, job: _Job) -> _Partitions:
+        """Divide the rows of a column."""
+        num_rows, divided = len(job.column), list(blocks(job.column))
+        bits = min(7, max(4, (num_rows // BLOCK).bit_length() - 1))
+        entries, parts = np.empty(num_rows, np.uint64), np.empty(num_rows, np.uint8)
+        bounds = np.zeros((len(divided), 2 ** (bits + 1) + 1), np.int64)
+        for (block, keys, missing, train), bound in zip(job.blocks(), bounds, strict=True):
+            kernels.scatter(keys, missing, train, bits, job.text, parts[block.rows], entries[block.rows], bound)
+        return cls(blocks=divided, entries=entries, parts=parts, bounds=bounds, firsts=np.zeros(2**bits + 1, np.int64))
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The first rows of the blocks."""
+        return np.array([block.row for block in self.blocks], np.int64)
+
+    def codes(self, job: _Job, values: pa.Array) -> Codes:
+        """Bring codes, which entries have become, back into the order of rows; compare text."""
+        found = np.empty(len(job.column), np.int32)
+        where = places_of(values) if job.text else NO_KEYS
+        for block, bound in zip(self.blocks, self.bounds, strict=True):
+            rows = block.rows
+            kernels.merge(self.entries[rows], self.parts[rows], job.train[rows], bound, len(values) + 1, found[rows])
+            if job.text:
+                _compare(block, found[rows], where)
+        return found
 
 
 def _compare(block: Block, codes: Codes, where: Keys) -> None:

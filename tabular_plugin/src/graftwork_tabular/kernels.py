@@ -22,6 +22,7 @@ ONE, BYTE, WORD = U64(1), U64(8), U64(64)
 SPREAD = U64(0x9E3779B97F4A7C15)
 ROW_MASK = U64(0xFFFF)
 MISSING_PART = 255
+IN_CACHE = 1 << 16
 
 
 # -- hash tables -----------------------------------------------------------------------------------------------------
@@ -113,8 +114,10 @@ def _insert(keys: Any, missing: Any, train: Any, known: Any, counts: Any, table:
 @kernel
 def find(keys: Any, missing: Any, table: Any, missing_code: Any, codes: Any) -> None:
     """Look keys up; 0 for those that are not there."""
-    shift, last = _shift(table), U64(len(table) - 2)
+    shift, last, ahead = _shift(table), U64(len(table) - 2), len(table) > IN_CACHE
     for i in range(len(keys)):
+        if ahead:
+            fetch(U64(table.ctypes.data) + ((keys[min(i + 16, len(keys) - 1)] * SPREAD) >> shift) * U64(16))
         if len(missing) and missing[i]:
             codes[i] = missing_code
             continue

@@ -18,6 +18,7 @@ from graftwork_tabular.canonical import Column, kind_of
 __all__ = [
     "BLOCK",
     "NO_BYTES",
+    "NO_KEYS",
     "Block",
     "Bytes",
     "Keys",
@@ -34,6 +35,7 @@ Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 BLOCK: Final = 1 << 16
 SIGN: Final = np.uint64(1 << 63)
 NO_BYTES: Final[Bytes] = np.zeros(0, np.uint8)
+NO_KEYS: Final[Keys] = np.zeros(0, np.uint64)
 _FEW_CHUNKS: Final = 8
 
 

@@ -273,7 +273,7 @@ def _sort_few(places: Any, order: Any, low: Any, high: Any, depth: Any) -> None:
 def sort_text(places: Any) -> Any:
     """Return the order of distinct texts by their bytes: by eight of them, then ranges that agree by the next eight."""
     num = len(places) >> 1
-    order, order2 = np.empty(num, np.int64), np.empty(num, np.int64)
+    order, order2 = np.empty(num, np.int32), np.empty(num, np.int32)
     keys, keys2 = np.empty(num, np.uint64), np.empty(num, np.uint64)
     for i in range(num):
         order[i] = i

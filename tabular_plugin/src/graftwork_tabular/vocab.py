@@ -320,7 +320,7 @@ def _flags(train: np.ndarray | None, columns: Mapping[str, Column]) -> Flags | N
     if train.dtype == np.bool_:
         if train.shape != (num_rows,):
             raise OptionError(f"train has {train.shape} flags for {num_rows} rows")
-        return train
+        return train.copy()
     if len(train) and (train.min() < 0 or train.max() >= num_rows):
         raise OptionError(f"train names rows {train.min()} to {train.max()}; the table has rows 0 to {num_rows - 1}")
     flags = np.zeros(num_rows, np.bool_)
@@ -342,8 +342,10 @@ def _each(job: Callable[[str, Column], T], columns: Mapping[str, Column], thread
         raise OptionError(f"threads={threads} must be 1 or more, or None for all cores")
     if workers < 2 or sum(len(column) for column in columns.values()) < _WORTH_A_THREAD:
         return {name: named(name) for name in columns}
+    largest_first = sorted(columns, key=lambda name: columns[name].nbytes, reverse=True)
     with ThreadPoolExecutor(workers) as pool:
-        return dict(zip(columns, pool.map(named, columns), strict=True))
+        done = dict(zip(largest_first, pool.map(named, largest_first), strict=True))
+    return {name: done[name] for name in columns}
 
 
 def _available() -> int:
