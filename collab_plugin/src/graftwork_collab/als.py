@@ -125,12 +125,15 @@ class Side:
         return self.start.numpy(), self.others.numpy(), self.extra.numpy()
 
 
-def both_sides(loader: ColumnLoader, alpha: float, shape: tuple[int, int], device: torch.device) -> tuple[Side, Side]:
-    """Return a loader's interactions by user and by item."""
+def both_sides(
+    loader: ColumnLoader, alpha: float, shape: tuple[int, int], device: torch.device, *, weighted: bool = True
+) -> tuple[Side, Side]:
+    """Return a loader's interactions by user and by item, with alpha times their weights."""
     from scipy.sparse import csr_matrix
 
     users, items = (loader.columns[name].cpu().numpy().reshape(-1) for name in ("user", "item"))
-    weights = np.ones(len(users), np.float32) if loader.weights is None else loader.weights.cpu().numpy()
+    given = loader.weights if weighted else None
+    weights = np.ones(len(users), np.float32) if given is None else given.cpu().numpy()
     by_user = csr_matrix((weights * np.float32(alpha), (users, items)), shape=shape)
     by_item = by_user.tocsc()
     first, second = (Side.of(m.indptr, m.indices, torch.from_numpy(m.data), device) for m in (by_user, by_item))

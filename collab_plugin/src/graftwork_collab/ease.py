@@ -21,16 +21,19 @@ SPARE: Final = 16
 ROUNDS: Final = 4
 
 
-def ease(ctx: ModelContext, *, reg: float = 300.0, rank: int = 1024, num_seen: int = 0) -> ModelParts:
+def ease(
+    ctx: ModelContext, *, reg: float = 300.0, rank: int = 1024, num_seen: int = 0, weighted: bool = False
+) -> ModelParts:
     """Build a linear item-item model (Steck, "Embarrassingly shallow autoencoders", arXiv 1905.03375).
 
     Its weights are B = I - P / diag(P), where P is the inverse of X'X + reg I and X (users, items) the interactions. P
     comes from the singular vectors of X, of which the first `rank` are kept: all of them where users or items are no
-    more than that, and then the model is exactly that of the paper. One epoch is all there is to train.
+    more than that, and then the model is exactly that of the paper. With `weighted` X holds the interactions' weights.
+    One epoch is all there is to train.
     """
     if reg <= 0 or rank < 1:
         raise OptionError(f"reg={reg} must be above 0 and rank={rank} at least 1")
-    module = EASE(ctx, rank=rank, num_seen=num_seen)
+    module = EASE(ctx, rank=rank, num_seen=num_seen, weighted=weighted)
     return ModelParts(module=module, engine=EASEEngine(reg))
 
 
@@ -42,33 +45,37 @@ class EASE(DotRanker):
     item's own part.
     """
 
-    def __init__(self, ctx: ModelContext, *, rank: int, num_seen: int) -> None:
+    def __init__(self, ctx: ModelContext, *, rank: int, num_seen: int, weighted: bool) -> None:
         """Know nothing yet."""
-        super().__init__(ctx, num_seen=num_seen)
+        super().__init__(ctx, num_seen=num_seen, weighted=weighted)
         width = min(rank, self.num_users - 1, self.num_items - 1)
         self.vectors = nn.Parameter(torch.zeros(self.num_items, width))
         self.gains = nn.Parameter(torch.zeros(width))
         self.scales = nn.Parameter(torch.ones(self.num_items))
 
     def item_vectors(self) -> Tensor:
-        """Return the vectors at the items' scales."""
-        return self.vectors * self.scales[:, None]
+        """Return the items' parts of the singular vectors, at the items' scales."""
+        return self.vectors
 
     def represent(self, users: Tensor) -> Tensor:
-        """Sum the vectors of what users have seen."""
+        """Sum over what users have seen."""
         places, rows = self.places_of(users)
         start = nn.functional.pad(torch.bincount(rows, minlength=len(users)).cumsum(0), (1, 0))
-        return summed(self.vectors, self.seen_items[places], start) * self.gains
+        return self._sum(self.seen_items[places], start, self.seen_weights[places] if len(self.seen_weights) else None)
 
     def represent_new(self, seen: Seen, weights: Tensor | None = None) -> Tensor:
         """Do the same for anybody."""
         device = self.vectors.device
         codes, start = torch.from_numpy(seen.codes).to(device), torch.from_numpy(seen.start).to(device)
-        return summed(self.vectors, codes, start, None if weights is None else weights.to(device)) * self.gains
+        return self._sum(codes, start, None if weights is None else weights.to(device))
+
+    def _sum(self, codes: Tensor, start: Tensor, weights: Tensor | None) -> Tensor:
+        unscaled = 1 / self.scales[codes]
+        return summed(self.vectors, codes, start, unscaled if weights is None else unscaled * weights) * self.gains
 
     def directions(self) -> Tensor:
-        """Return the vectors as strongly as they act."""
-        return self.vectors * self.gains.clamp(min=0).sqrt()
+        """Return the vectors without scales, as strongly as they act."""
+        return self.vectors / self.scales[:, None] * self.gains.clamp(min=0).sqrt()
 
     def candidates(self, user: Tensor, item: Tensor, history: Tensor | None) -> Tensor:
         """Refuse: there is no gradient to follow."""
@@ -99,13 +106,15 @@ class EASEEngine(Engine):
         module, loader = run.module, run.loader
         assert isinstance(module, EASE)
         assert isinstance(loader, ColumnLoader)
-        by_user, by_item = both_sides(loader, 1.0, (module.num_users, module.num_items), run.device)
+        by_user, by_item = both_sides(
+            loader, 1.0, (module.num_users, module.num_items), run.device, weighted=len(module.seen_weights) > 0
+        )
         squares, vectors = singular(by_user, by_item, module.vectors.shape[1], run.seed)
         gains = squares / (self.reg * (squares + self.reg))
         inverse = 1 / self.reg - vectors.double().square() @ gains.double()
-        module.vectors.copy_(vectors)
-        module.gains.copy_(gains)
         module.scales.copy_(1 / inverse)
+        module.vectors.copy_(vectors * module.scales[:, None])
+        module.gains.copy_(gains)
         # At the solution item j's squared error and ridge add up to 1 / P[j, j] - reg.
         least = (1 / inverse[1:] - self.reg).mean() / (module.num_users - 1)
         return least.float().reshape(1)

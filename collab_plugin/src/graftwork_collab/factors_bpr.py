@@ -6,9 +6,10 @@ from typing import Final, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from graftwork.api import ModelContext, ModelParts, OptionError
-from graftwork_collab.ranker import DotRanker, embedding, ranking_blocks, shared_scores
+from graftwork_collab.ranker import DotRanker, embedding, ranking_blocks, shared_scores, with_bias
 from graftwork_collab.topk import Seen
 
 __all__ = ["FactorRanker", "Proposal", "factors", "fold_in"]
@@ -59,29 +60,31 @@ class FactorRanker(DotRanker):
         """Start with random vectors and no bias."""
         super().__init__(ctx, num_seen=num_seen)
         self.user_factors = embedding(self.num_users, factors, STD)
-        self.item_factors = embedding(self.num_items, factors, STD)
-        self.item_bias = nn.Parameter(torch.zeros(self.num_items)) if bias else None
+        self.item_factors = (
+            with_bias(embedding(self.num_items, factors, STD)) if bias else (embedding(self.num_items, factors, STD))
+        )
+        self.bias = bias
         self.proposal = Proposal(ctx, correct=correct)
 
     def item_vectors(self) -> Tensor:
         """Return the items' factors, with their bias behind."""
-        if self.item_bias is None:
-            return self.item_factors
-        return torch.cat([self.item_factors, self.item_bias[:, None]], 1)
+        return self.item_factors
 
     def represent(self, users: Tensor) -> Tensor:
         """Return the users' factors, with a 1 behind for the bias."""
-        found = self.user_factors[users]
-        return found if self.item_bias is None else nn.functional.pad(found, (0, 1), value=1.0)
+        return self._with_one(self.user_factors[users])
+
+    def _with_one(self, vectors: Tensor) -> Tensor:
+        return F.pad(vectors, (0, 1), value=1.0) if self.bias else vectors
 
     def directions(self) -> Tensor:
         """Return the factors without bias."""
-        return self.item_factors
+        return self.item_factors[:, : self.user_factors.shape[1]]
 
     def represent_new(self, seen: Seen, weights: Tensor | None = None) -> Tensor:
         """Fit vectors to new users' items, the items staying as they are."""
-        found = fold_in(self.item_factors.detach(), None if self.item_bias is None else self.item_bias.detach(), seen)
-        return found if self.item_bias is None else nn.functional.pad(found, (0, 1), value=1.0)
+        bias = self.item_factors[:, -1].detach() if self.bias else None
+        return self._with_one(fold_in(self.directions().detach(), bias, seen))
 
     def candidates(self, user: Tensor, item: Tensor, history: Tensor | None) -> Tensor:
         """Return products with the chosen item and with the shared others."""

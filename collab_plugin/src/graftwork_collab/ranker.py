@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,7 +19,9 @@ from graftwork_collab.topk import Seen, TopK, top_k, top_k_products
 if TYPE_CHECKING:
     from graftwork_collab.interactions import Interactions
 
-__all__ = ["DotRanker", "Ranker", "embedding", "ranking_blocks", "shared_scores", "summed"]
+LOG = logging.getLogger("graftwork")
+
+__all__ = ["DotRanker", "Ranker", "embedding", "ranking_blocks", "shared_scores", "summed", "with_bias"]
 
 
 def ranking_blocks(ctx: ModelContext) -> tuple[IdCodeBlock, ItemCodesBlock]:
@@ -38,6 +41,11 @@ def embedding(rows: int, width: int, std: float) -> nn.Parameter:
     with torch.no_grad():
         nn.init.zeros_(table[0])
     return table
+
+
+def with_bias(table: nn.Parameter) -> nn.Parameter:
+    """Return a table with one more number in each row, 0: what every user adds to an item's score alike."""
+    return nn.Parameter(F.pad(table.detach(), (0, 1)))
 
 
 def summed(table: Tensor, codes: Tensor, start: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -69,6 +77,7 @@ class Ranker(nn.Module, ABC):
         super().__init__()
         users, items = ranking_blocks(ctx)
         self.num_users, self.num_items = users.num_codes, items.num_codes
+        self._told = False
         self.register_buffer("seen_start", torch.zeros(self.num_users + 1, dtype=torch.int64))
         self.register_buffer("seen_items", torch.zeros(num_seen, dtype=torch.int32))
         self.register_buffer("seen_weights", torch.zeros(num_seen if weighted else 0))
@@ -119,6 +128,7 @@ class Ranker(nn.Module, ABC):
             told = history[:, -1] > UNKNOWN
             scores = torch.where(told[:, None], self.score(self._from_history(history)).float(), scores)
             unknown = unknown & ~told
+        self._tell(unknown)
         scores = torch.where(unknown[:, None], self.popularity.log1p(), scores)
         rows, codes = self._seen_places(user)
         scores = scores.index_put((rows, codes), scores.new_tensor(-torch.inf))
@@ -126,6 +136,12 @@ class Ranker(nn.Module, ABC):
         if item.ndim == 2 and item.shape[1]:
             scores = scores.masked_fill(~_chosen(item, scores), -torch.inf)
         return scores
+
+    def _tell(self, unknown: Tensor) -> None:
+        """Say once that there are people of whom nothing is known."""
+        if not self._told and bool(unknown.any()):
+            self._told = True
+            LOG.warning("users who do not occur in training get the most popular items (%s)", int(unknown.sum()))
 
     def _from_history(self, history: Tensor) -> Tensor:
         """Represent rows of codes padded with 0 or -1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, TypedDict, Unpack, final
 
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
     from graftwork_collab.events import Events
 
-__all__ = ["RankingDataLoaders", "RankingOptions", "held_out_loader", "read_interactions"]
+__all__ = [
+    "RankingDataLoaders",
+    "RankingOptions",
+    "held_out_from",
+    "held_out_loader",
+    "id_finder",
+    "read_interactions",
+    "windows",
+]
 
 Codes: TypeAlias = NDArray[np.int64]
 Source: TypeAlias = "str | Path | pa.Table | pd.DataFrame"
@@ -84,6 +92,7 @@ class _Rows:
     events: Events
     weights: NDArray[np.float32] | None
     notes: tuple[str, ...]
+    how: tuple[str, ...] = ()
 
 
 def read_interactions(source: Source, options: Mapping[str, Any]) -> _Rows:
@@ -102,7 +111,7 @@ def read_interactions(source: Source, options: Mapping[str, Any]) -> _Rows:
         duplicates="all",
         on_bad_item=options.get("on_bad_item", "skip"),
     )
-    notes = list(events.notes)
+    notes = list(events.warnings)
     weights = None if weight is None else events.rating
     if weights is not None:
         kept = weights > 0
@@ -133,7 +142,7 @@ def _once(events: Events, weights: NDArray[np.float64] | None, notes: list[str])
         kept = np.sort(order[last])
         events, weights = events.take(kept), None if weights is None else weights[kept]
     return _Rows(
-        events=replace(events, notes=()), weights=None if weights is None else weights.astype(np.float32),
+        events=events, how=events.how, weights=None if weights is None else weights.astype(np.float32),
         notes=tuple(notes),
     )  # fmt: skip
 
@@ -154,10 +163,11 @@ class RankingDataLoaders(DataLoaders):
         valid: ColumnLoader | None,
         interactions: Interactions,
         notes: Sequence[str] = (),
+        how: Sequence[str] = (),
     ) -> None:
-        """Put loaders together."""
+        """Put loaders together; `notes` say what was left out or changed, `how` only how the source was read."""
         super().__init__(train=train, valid=valid, notes=notes)
-        self.interactions = interactions
+        self.interactions, self.how = interactions, tuple(how)
 
     @property
     def num_items(self) -> int:
@@ -168,6 +178,13 @@ class RankingDataLoaders(DataLoaders):
     def popularity(self) -> Tensor:
         """Number of training interactions of each item code, float32."""
         return torch.from_numpy(self.interactions.popularity)
+
+    @property
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """The validated users (U,) and their held-out items (U, M), padded with -1, by code."""
+        if not isinstance(self.valid, ColumnLoader):
+            raise DataError("nothing was held out for validation")
+        return self.valid.columns["user"], self.valid.columns["y"]
 
     @classmethod
     def from_df(cls, df: pd.DataFrame | pa.Table, **options: Unpack[RankingOptions]) -> Self:
@@ -243,7 +260,7 @@ def _loaders(rows: _Rows, options: Mapping[str, Any]) -> dict[str, Any]:
         valid, said = _held_out(events, codes, split.valid, plan, options)
         notes += said
     loader = _training(interactions, plan, options, positions=train[order])
-    return {"train": loader, "valid": valid, "interactions": interactions, "notes": notes}
+    return {"train": loader, "valid": valid, "interactions": interactions, "notes": notes, "how": rows.how}
 
 
 def _names(events: Events, vocab: tuple[Label, ...]) -> tuple[str, ...] | None:
@@ -374,7 +391,7 @@ def held_out_loader(
 def held_out_from(source: Source, plan: Plan, options: Mapping[str, Any]) -> tuple[ColumnLoader, list[str]]:
     """Return a loader of all of a source's interactions as held-out items, encoded by a trained plan."""
     rows = read_interactions(source, {**_DEFAULTS, **options})
-    find_user, find_item = _finder(plan, "user", Identify), _finder(plan, "item", IdentifyItems)
+    find_user, find_item = id_finder(plan, "user", Identify), id_finder(plan, "item", IdentifyItems)
     users, items = encode_ids(rows.events.user, find_user), encode_ids(rows.events.item, find_item)
     _, people = fit_encode_ids({"user": rows.events.user})
     history = plan.fields["history"].raw if "history" in plan.fields else None
@@ -383,7 +400,7 @@ def held_out_from(source: Source, plan: Plan, options: Mapping[str, Any]) -> tup
     return loader, [*rows.notes, *notes]
 
 
-def _finder(plan: Plan, field: str, kind: type[Identify] | type[IdentifyItems]) -> Identify:
+def id_finder(plan: Plan, field: str, kind: type[Identify] | type[IdentifyItems]) -> Identify:
     """Return the transform that encodes one id of a field."""
     found = next(s.transform for s in plan.fields[field].item_steps if isinstance(s.transform, kind))
     return Identify(vocab=found.vocab, names=found.names)

@@ -74,6 +74,8 @@ def ranking_learner(
         if loss is not None:
             raise OptionError(f"{spec.id} is solved, so it takes no loss; leave loss= out")
         loss = "collab/full_squared_error"
+    if spec.id == "collab/ease" and "weighted" not in config:
+        config["weighted"] = data.interactions.weights is not None
     loss = SOFTMAX if loss is None else loss
     if spec.id in CORRECTED and "correct" not in config:
         config["correct"] = _is_softmax(loss)
@@ -111,4 +113,4 @@ def default_lr(model_id: str) -> float:
 
 def default_wd(model_id: str) -> float:
     """Return the weight decay that suits a model: factor models have little else to hold them back."""
-    return {"collab/factors": 0.3, "collab/lightgcn": 0.1}.get(model_id, 0.01)
+    return {"collab/factors": 0.5, "collab/lightgcn": 0.1}.get(model_id, 0.01)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from graftwork.api import ModelContext, ModelParts, OptionError, PlanError
 from graftwork_collab.blocks import UNKNOWN
 from graftwork_collab.factors_bpr import Proposal
-from graftwork_collab.ranker import DotRanker, embedding, shared_scores
+from graftwork_collab.ranker import DotRanker, embedding, shared_scores, with_bias
 from graftwork_collab.ranking_blocks import ItemCodesBlock
 from graftwork_collab.topk import Seen
 
@@ -98,8 +98,7 @@ class SASRec(DotRanker):
         """Start with small random vectors."""
         super().__init__(ctx, num_seen=num_seen)
         self.length = length
-        self.items = embedding(self.num_items, width, STD)
-        self.item_bias = nn.Parameter(torch.zeros(self.num_items))
+        self.items = with_bias(embedding(self.num_items, width, STD))
         self.places = nn.Parameter(torch.empty(length, width))
         nn.init.normal_(self.places, std=STD)
         self.layers = nn.ModuleList(Layer(width, heads, dropout) for _ in range(layers))
@@ -113,7 +112,7 @@ class SASRec(DotRanker):
         # A place of padding looks at itself, or its softmax would be over nothing.
         itself = torch.eye(self.length, dtype=torch.bool, device=history.device)
         mask_B1LL = ((causal & there[:, None, :]) | itself)[:, None]
-        x_BLD: Tensor = self.drop(self.items[history.clamp(min=0)] + self.places)
+        x_BLD: Tensor = self.drop(self.items[history.clamp(min=0)][..., :-1] + self.places)
         for layer in self.layers:
             x_BLD = layer(x_BLD, mask_B1LL)
         found: Tensor = self.norm(x_BLD)
@@ -121,11 +120,11 @@ class SASRec(DotRanker):
 
     def item_vectors(self) -> Tensor:
         """Return the items' vectors, with their bias behind."""
-        return torch.cat([self.items, self.item_bias[:, None]], 1)
+        return self.items
 
     def directions(self) -> Tensor:
         """Return the vectors without bias."""
-        return self.items
+        return self.items[:, :-1]
 
     def represent(self, users: Tensor) -> Tensor:
         """Read the last items of each user."""
