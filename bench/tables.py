@@ -116,7 +116,7 @@ def peak_megabytes() -> float:
 def _status(name: str) -> float:
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(f"{name}:")), 0.0)
+    return next((int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith(f"{name}:")), 0.0)
 
 
 # -- peers -----------------------------------------------------------------------------------------------------------
