@@ -160,5 +160,5 @@ def test_a_plan_encodes_by_value_and_goes_through_json():
     again = Plan.from_config(config, block=get_host().blocks.get, transform=get_host().transforms.get)
     assert again.encode({"user": "ann", "item": 7}) == {"user": 1, "item": 2}
     assert plan.decode("user", 2)[0] == "eve"
-    with pytest.raises(ItemError, match="field 'user'.*missing"):
+    with pytest.raises(ItemError, match=r"field 'user'.*missing"):
         plan.encode({"user": None})

@@ -32,7 +32,7 @@ class FactorEngine(Engine):
 
     def refuses(self, run: EngineRun) -> str | None:
         """Return what the kernel cannot do here, or None."""
-        return _data_reason(run) or _loss_reason(run) or _optimizer_reason(run)
+        return _data_reason(run) or _loss_reason(run) or _optimizer_reason(run) or _schedule_reason(run)
 
     def train_epoch(self, run: EngineRun) -> Tensor:
         """Train for one epoch; return the loss of each batch."""
@@ -102,6 +102,17 @@ def _optimizer_reason(run: EngineRun) -> str | None:
         return f"the parameters are in {len(groups)} groups, not in one"
     odd = [name for name in _OWN_WAYS if groups[0].get(name)]
     return f"the optimizer's option {odd[0]} is on" if odd else None
+
+
+def _schedule_reason(run: EngineRun) -> str | None:
+    group = run.optimizer.param_groups[0]
+    schedule = run.schedules[group["name"]]
+    if schedule.lr.max() * group["weight_decay"] >= 1:
+        return f"weight decay {group['weight_decay']} at rate {schedule.lr.max():g} leaves nothing of the weights"
+    momentum = group["betas"][0] if schedule.mom is None else schedule.mom.max()
+    if momentum**2 >= group["betas"][1]:
+        return f"the momentum {momentum} is not below the root of beta2, {group['betas'][1]}"
+    return None
 
 
 # -- between the module's parameters and the kernel's cells ------------------------------------------------------------

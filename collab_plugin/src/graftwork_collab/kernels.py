@@ -6,9 +6,10 @@ step was s, and k steps passed it by since, they move a weight w with moments m 
 
     - sum over j = 1 … k of  lr[s+j] / (1 - b^(s+j)) * (b[s+1] * … * b[s+j]) * m / (root[s+j] * sqrt(v) + eps),
 
-root[t]² being beta2^(t-s) / (1 - beta2^t). All but the root is a sum over the schedule that is the same for every row:
-a difference of running tables gives it exactly. The root changes slowly over the few steps that matter; it is taken at
-their centre of gravity, which the tables give as well. Weight decay and the fading of both moments have closed forms.
+root[t]² being beta2^(t-s) / (1 - beta2^t), each term shrunk by the weight decay of the steps after it. Without the root,
+and likewise without eps, this is m or m / sqrt(v) times a sum over the schedule that is the same for every row, and that
+a difference of running tables gives exactly. Their ratio is the root to take for all steps at once: right where either
+term of the denominator is much larger than the other, and very nearly so between. The rest has closed forms.
 
 The cells of a row are its weights, first and second moments, each `width` float32 wide: factors, bias, zeros. Users and
 items are rows of one array, users first.
@@ -36,14 +37,17 @@ Codes = NDArray[np.int64]
 _fast = numba.njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"})
 
 # The columns of a schedule's table: a step's size; running sums of log momentum and of log kept weight; how far a first
-# moment of 1 goes if no gradient comes any more, without and with steps weighted by their distance; 1 / sqrt(1 -
-# beta2^t); beta2^(t/2).
-_SIZE, _LOG_MOM, _LOG_KEPT, _PATH, _MOMENT, _ROOT, _HALF = range(7)
+# moment of 1 goes if no gradient comes any more, without and with each step divided by its root; 1 / sqrt(1 - beta2^t);
+# beta2^(t/2).
+_SIZE, _LOG_MOM, _LOG_KEPT, _PATH, _STEEP, _ROOT, _HALF = range(7)
 
 
 @_fast
 def schedule_table(rates: Doubles, momenta: Doubles, decay: float, beta2: float) -> Doubles:
-    """Return what the kernel needs of a schedule, (steps + 1, 8), by the number of steps done."""
+    """Return what the kernel needs of a schedule, (steps + 1, 8), by the number of steps done.
+
+    Momenta must stay below the root of beta2: only then does a row without gradients come to rest.
+    """
     steps = rates.shape[0]
     table = np.zeros((steps + 1, 8))
     table[0, _HALF] = 1.0
@@ -54,8 +58,10 @@ def schedule_table(rates: Doubles, momenta: Doubles, decay: float, beta2: float)
         table[t, _ROOT] = 1.0 / math.sqrt(1.0 - beta2**t)
         table[t, _HALF] = beta2 ** (0.5 * t)
     for t in range(steps - 1, -1, -1):
-        table[t, _PATH] = momenta[t] * (table[t + 1, _SIZE] + table[t + 1, _PATH])
-        table[t, _MOMENT] = table[t, _PATH] + momenta[t] * table[t + 1, _MOMENT]
+        # What a step adds is decayed by the steps after it; seen from the end, it counts for more than they keep.
+        size, fade = table[t + 1, _SIZE], momenta[t] / (1.0 - rates[t] * decay)
+        table[t, _PATH] = fade * (size + table[t + 1, _PATH])
+        table[t, _STEEP] = fade / math.sqrt(beta2) * (size / table[t + 1, _ROOT] + table[t + 1, _STEEP])
     return table
 
 
@@ -64,22 +70,16 @@ def _catch_up(cells: Floats, row: int, start: int, end: int, table: Doubles, eps
     """Move a row's weights from after step `start` to after step `end`; return what is left of its two moments."""
     width, gap = cells.shape[1] // 3, end - start
     fading = table[end, _LOG_MOM] - table[start, _LOG_MOM]
+    decayed = table[end, _LOG_KEPT] - table[start, _LOG_KEPT]
     # Numbers too small to be normal are slow to compute with, and are nothing.
-    left = math.exp(fading) if fading > -46.0 else 0.0
-    path = table[start, _PATH] - left * table[end, _PATH]
-    if path > 0.0:
-        moment = table[start, _MOMENT] - left * (table[end, _MOMENT] + gap * table[end, _PATH])
-        centre = min(max(moment / path, 1.0), float(gap))
-        before = min(int(centre), gap - 1) if gap > 1 else 1
-        part = centre - before
-        after = min(before + 1, gap)
-        half = (1.0 - part) * table[before, _HALF] + part * table[after, _HALF]
-        root = half * ((1.0 - part) * table[start + before, _ROOT] + part * table[start + after, _ROOT])
-        kept = np.float32(math.exp(table[end, _LOG_KEPT] - table[start, _LOG_KEPT]))
-        size, slope, small = np.float32(path), np.float32(root), np.float32(eps)
-        for j in range(width):
-            reach = slope * math.sqrt(cells[row, 2 * width + j]) + small
-            cells[row, j] = kept * cells[row, j] - size * cells[row, width + j] / reach
+    left, beyond = (math.exp(fading), math.exp(fading - decayed)) if fading > -46.0 else (0.0, 0.0)
+    path = table[start, _PATH] - beyond * table[end, _PATH]
+    steep = table[start, _STEEP] - (beyond / table[gap, _HALF] * table[end, _STEEP] if left > 0.0 else 0.0)
+    kept, size = np.float32(math.exp(decayed)), np.float32(path)
+    root, small = np.float32(path / steep if steep > 0.0 else 0.0), np.float32(eps)
+    for j in range(width):
+        reach = root * math.sqrt(cells[row, 2 * width + j]) + small
+        cells[row, j] = kept * (cells[row, j] - size * cells[row, width + j] / reach)
     square = table[gap, _HALF] * table[gap, _HALF]
     return left, square if square > 1e-20 else 0.0
 
