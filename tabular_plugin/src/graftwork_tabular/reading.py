@@ -182,30 +182,61 @@ def _read_csv(
 def _parse(path: Path, dialect: Dialect, names: list[str] | None, na_values: Sequence[str], bad: list[str]) -> pa.Table:
     """Parse a CSV file; `bad` gets the lines of another width. Raises UnicodeError for another encoding."""
     import pyarrow as pa
-    from pyarrow import csv as pacsv
-
-    def skip(row: Any) -> str:
-        bad.append(f"{row.text[:60]!r}")
-        return "skip"
 
     source, separator = str(path), dialect.separator
     if len(separator) > 1:
         source, separator = _one_letter(path, dialect), UNIT
+    try:
+        return _arrow(source, dialect, separator, names, na_values)
+    except pa.ArrowInvalid as error:
+        # Arrow could hand us bad lines itself, but then sometimes aborts when the program ends.
+        if "Expected" not in str(error):
+            raise DataError(f"{path} cannot be read as a table: {error}") from error
+    whole = replace(dialect, encoding="utf-8")
+    return _arrow(_fitting_lines(path, dialect, names, bad), whole, UNIT, names, na_values)
+
+
+def _arrow(
+    source: Any, dialect: Dialect, separator: str, names: list[str] | None, na_values: Sequence[str]
+) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow import csv as pacsv
+
     convert = pacsv.ConvertOptions(
         null_values=[*NA_VALUES, *na_values], strings_can_be_null=True, decimal_point=dialect.decimal
     )
-    parse = pacsv.ParseOptions(delimiter=separator, invalid_row_handler=skip, newlines_in_values=True)
+    parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
     read = pacsv.ReadOptions(encoding=dialect.encoding, column_names=names, block_size=BLOCK_BYTES)
     try:
         table = pacsv.read_csv(source, read, parse, convert)
-    except (pa.ArrowInvalid, LookupError) as error:
+    except pa.ArrowInvalid as error:
         if "UTF8" in str(error):
             raise UnicodeError(str(error)) from error
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
+        raise
     # Arrow takes text that is not UTF-8 for bytes.
     if any(pa.types.is_binary(kind) for kind in table.schema.types):
-        raise UnicodeError(f"{path} is not {dialect.encoding}")
+        raise UnicodeError(f"the table is not {dialect.encoding}")
     return table
+
+
+def _fitting_lines(path: Path, dialect: Dialect, names: list[str] | None, bad: list[str]) -> pa.BufferReader:
+    """Return the lines of the header's width, separated by a letter that text does not hold; `bad` gets the others."""
+    import io
+
+    import pyarrow as pa
+
+    with pa.input_stream(str(path)) as stream:
+        text = stream.read().decode(dialect.encoding).removeprefix("\ufeff")
+    rows = _rows(text.splitlines(), dialect.separator)
+    width = len(rows[0]) if names is None else len(names)
+    kept = io.StringIO()
+    writer = csv.writer(kept, delimiter=UNIT)
+    for row in rows:
+        if len(row) == width:
+            writer.writerow(row)
+        elif row:
+            bad.append(repr(dialect.separator.join(row)[:60]))
+    return pa.BufferReader(kept.getvalue().encode())
 
 
 def _one_letter(path: Path, dialect: Dialect) -> Any:
