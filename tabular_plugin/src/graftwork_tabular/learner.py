@@ -15,7 +15,6 @@ from graftwork.api import (
     BCEWithLogits,
     Callback,
     ClassIndexBlock,
-    ColumnLoader,
     CrossEntropy,
     DataLoaders,
     Learner,
@@ -29,9 +28,9 @@ from graftwork.api import (
     unknown,
 )
 from graftwork_tabular.bins import bins_of
-from graftwork_tabular.blocks import PackedRowBlock
+from graftwork_tabular.fields import column_of, row_field
 
-__all__ = ["DEFAULT_MODEL", "MODELS", "ClassWeights", "ModelDefaults", "fit_recipe", "tabular_learner", "train_column"]
+__all__ = ["DEFAULT_MODEL", "MODELS", "ClassWeights", "ModelDefaults", "fit_recipe", "tabular_learner"]
 
 MetricLike: TypeAlias = "Metric | str | Callable[..., Any]"
 ClassWeights: TypeAlias = "str | Mapping[Any, float]"
@@ -57,8 +56,8 @@ def with_bins(data: DataLoaders, options: Mapping[str, Any]) -> Mapping[str, Any
     """Learn the bins of the number columns from the training split, unless they are given."""
     if options.get("bins") is not None:
         return {}
-    name, block = input_block(data)
-    return {"bins": bins_of(block.cont, train_column(data, name)[:, block.n_cat :])}
+    name, block = row_field(data.plan)
+    return {"bins": bins_of(block.cont, column_of(data.train, name)[:, block.n_cat :])}
 
 
 DEFAULT_MODEL: Final = "tabular/tabm"
@@ -144,13 +143,6 @@ def recipe_epochs(learner: Learner) -> int:
     return max(known.epochs, min(MOST_EPOCHS, math.ceil(FEWEST_STEPS / len(learner.data.train))))
 
 
-def train_column(data: DataLoaders, name: str) -> Tensor:
-    """Return a field of the whole training split, in the items' order, as it is before batch transforms."""
-    if isinstance(data.train, ColumnLoader):
-        return data.train.columns[name]
-    return torch.cat([batch.fields[name] for batch in data.train.in_order()])
-
-
 def encoded_range(block: TargetBlock, y_range: Sequence[Any]) -> list[list[float]]:
     """Return a range in a target's encoded units, low and high for each output.
 
@@ -181,9 +173,9 @@ def weighted_loss(data: DataLoaders, weights: ClassWeights) -> Loss:
     """
     block, (name,) = data.plan.target, data.plan.targets
     if isinstance(block, ClassIndexBlock):
-        return CrossEntropy(weight=_weights(block, weights, lambda: _balanced(block, train_column(data, name))))
+        return CrossEntropy(weight=_weights(block, weights, lambda: _balanced(block, column_of(data.train, name))))
     if isinstance(block, MultiHotBlock):
-        return BCEWithLogits(pos_weight=_weights(block, weights, lambda: _balanced_labels(train_column(data, name))))
+        return BCEWithLogits(pos_weight=_weights(block, weights, lambda: _balanced_labels(column_of(data.train, name))))
     raise OptionError(f"class_weights={weights!r} are for classes, and the target is {block!r}")
 
 
@@ -210,19 +202,10 @@ def _by_class(block: ClassIndexBlock | MultiHotBlock, given: Mapping[Any, float]
 
 
 def _balanced(block: ClassIndexBlock, codes: Tensor) -> Tensor:
-    counts = torch.bincount(codes.cpu().flatten(), minlength=block.num_outputs).float()
+    counts = torch.bincount(codes.flatten(), minlength=block.num_outputs).float()
     return counts.sum() / (len(counts) * counts)
 
 
 def _balanced_labels(labels: Tensor) -> Tensor:
-    share = labels.cpu().float().mean(0)
+    share = labels.float().mean(0)
     return (1 - share) / share
-
-
-def input_block(data: DataLoaders) -> tuple[str, PackedRowBlock]:
-    """Return the name and the block of the only field that is a packed row; raise OptionError if there is none."""
-    blocks = {name: data.plan.fields[name].final for name in data.plan.inputs}
-    found = [(name, block) for name, block in blocks.items() if isinstance(block, PackedRowBlock)]
-    if len(found) != 1:
-        raise OptionError(f"one packed row of a table is needed, and the data's inputs are {blocks}")
-    return found[0]

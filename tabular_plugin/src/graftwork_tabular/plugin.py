@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from graftwork.api import (
+    BaselineSpec,
     BlockSpec,
     ModelSpec,
     Plugin,
@@ -77,6 +78,22 @@ def graftwork_register_models() -> Iterator[ModelSpec]:
             summary=summary,
             inputs=(PACKED,),
             output=CLASS_INDEX,
+        )
+
+
+@hookimpl
+def graftwork_register_baselines() -> Iterator[BaselineSpec]:
+    """Return what a network must beat."""
+    for name, attribute, summary in (
+        ("boosting", "Boosting", "Gradient-boosted trees of scikit-learn"),
+        ("linear", "Linear", "Logistic or ridge regression on one column per code and scaled numbers"),
+    ):
+        yield BaselineSpec(
+            id=f"tabular/{name}",
+            target=f"graftwork_tabular.baselines:{attribute}",
+            summary=summary,
+            blocks=(CLASS_INDEX, MULTI_HOT, REGRESSION, SCALED),
+            inputs=(PACKED,),
         )
 
 
