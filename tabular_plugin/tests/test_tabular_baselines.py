@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from graftwork.baseline import evaluate_baseline
 from graftwork.api import (
     Baseline,
     ClassIndexBlock,
@@ -20,6 +19,7 @@ from graftwork.api import (
     RegressionBlock,
     get_host,
 )
+from graftwork.baseline import evaluate_baseline
 from graftwork_tabular import PackedRowBlock, TabularDataLoaders, tabular_learner
 from graftwork_tabular.baselines import Boosting, Linear
 
