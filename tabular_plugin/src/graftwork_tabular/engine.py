@@ -41,6 +41,7 @@ MANY_ROWS: Final = 1 << 17
 MANY_VALUES: Final = 24_000
 WIDEST: Final = 1 << 22
 SAMPLES: Final = 16
+FEW_BITS, MANY_BITS = 5, 7  # with 6, the 64 streams of a block lie 8 kB apart and push each other out of the cache
 Order = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
@@ -126,17 +127,20 @@ def _many(column: pa.ChunkedArray) -> bool:
 
 def _narrow(job: _Job, low: int, high: int) -> Factors:
     """Count whole numbers in a table of all that lie between."""
-    first, counts = np.uint64(low if job.unsigned else low + 2**63), np.zeros(high - low + 1, np.int64)
-    for _, keys, missing, train in job.blocks():
-        kernels.tally(keys, missing, train, first, counts)
+    first, counts = np.uint64(low % 2**64), np.zeros(high - low + 1, np.int64)
+    room = np.empty(min(BLOCK, len(job.column)), np.uint64)
+    for block in blocks(job.column):
+        keys, missing = block.keys(room, unsigned=True)  # differences are what counts: signs need no care
+        kernels.tally(keys, missing, job.train[block.rows], first, counts)
     present = np.flatnonzero(counts)
     ranks = np.zeros(len(counts), np.int32)
     ranks[present] = np.arange(1, len(present) + 1)
     codes = np.empty(len(job.column), np.int32)
-    for block, keys, missing, _ in job.blocks():
+    for block in blocks(job.column):
+        keys, missing = block.keys(room, unsigned=True)
         kernels.look_up(keys, missing, first, ranks, len(present) + 1, codes[block.rows])
-    values = numbers(present.astype(np.uint64) + first, job.column.type, unsigned=job.unsigned)
-    return job.factors(values, counts[present], codes)
+    values = present.astype(np.uint64) + first
+    return job.factors(pa.array(values if job.unsigned else values.view(np.int64)), counts[present], codes)
 
 
 def _direct(job: _Job) -> Factors:
@@ -156,8 +160,7 @@ def _direct(job: _Job) -> Factors:
     ranks = np.zeros(len(counts), np.int32)
     ranks[trained[order]] = np.arange(1, len(trained) + 1)
     ranks[0] = len(trained) + 1
-    for begin in range(0, len(codes), BLOCK):
-        codes[begin : begin + BLOCK] = ranks[codes[begin : begin + BLOCK]]
+    kernels.translate(codes, ranks)
     return job.factors(values, counts[trained[order]], codes)
 
 
@@ -188,7 +191,7 @@ class _Partitions:
     def of(cls, job: _Job) -> _Partitions:
         """Divide the rows of a column."""
         num_rows, divided = len(job.column), list(blocks(job.column))
-        bits = min(7, max(4, (num_rows // BLOCK).bit_length() - 1))
+        bits = FEW_BITS if num_rows < 16 * BLOCK else MANY_BITS
         entries, parts = np.empty(num_rows, np.uint64), np.empty(num_rows, np.uint8)
         bounds = np.zeros((len(divided), 2 ** (bits + 1) + 1), np.int64)
         for (block, keys, missing, train), bound in zip(job.blocks(), bounds, strict=True):
@@ -203,12 +206,12 @@ class _Partitions:
     def codes(self, job: _Job, values: pa.Array) -> Codes:
         """Bring codes, which entries have become, back into the order of rows; compare text."""
         found = np.empty(len(job.column), np.int32)
-        where = places_of(values) if job.text else NO_KEYS
         for block, bound in zip(self.blocks, self.bounds, strict=True):
             rows = block.rows
             kernels.merge(self.entries[rows], self.parts[rows], job.train[rows], bound, len(values) + 1, found[rows])
-            if job.text:
-                _compare(block, found[rows], where)
+        where = places_of(values) if job.text else NO_KEYS
+        for block in self.blocks if job.text else ():  # both at once, block by block, takes three times as long
+            _compare(block, found[block.rows], where)
         return found
 
 

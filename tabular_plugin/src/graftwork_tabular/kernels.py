@@ -15,13 +15,13 @@ import numpy as np
 
 from graftwork_tabular.text_kernels import fetch, kernel
 
-__all__ = ["add_powers", "find", "group", "insert", "look_up", "merge", "rename", "scatter", "tally"]
+__all__ = ["add_powers", "find", "group", "insert", "look_up", "merge", "rename", "scatter", "tally", "translate"]
 
 U64 = np.uint64
 ONE, BYTE, WORD = U64(1), U64(8), U64(64)
 SPREAD = U64(0x9E3779B97F4A7C15)
 ROW_MASK = U64(0xFFFF)
-MISSING_PART = 255
+MISSING_PART = U64(255)
 IN_CACHE = 1 << 16
 
 
@@ -125,6 +125,13 @@ def find(keys: Any, missing: Any, table: Any, missing_code: Any, codes: Any) -> 
         while table[place + ONE] and table[place] != keys[i]:
             place = (place + U64(2)) & last
         codes[i] = table[place + ONE]
+
+
+@kernel
+def translate(codes: Any, table: Any) -> None:
+    """Replace codes by what a table says."""
+    for i in range(len(codes)):
+        codes[i] = table[U64(codes[i])]
 
 
 @kernel
@@ -281,13 +288,14 @@ def merge(entries: Any, parts: Any, train: Any, bounds: Any, missing_code: Any, 
     for i in range(0, len(entries), 8):  # the block comes into the cache in one sweep, not from 128 places at once
         fetch(U64(entries.ctypes.data) + U64(i) * BYTE)
     for i in range(len(codes)):
-        if parts[i] == MISSING_PART:
+        part = U64(parts[i])
+        if part == MISSING_PART:
             codes[i] = missing_code
             continue
-        part = U64(parts[i])
         if len(train) and not train[i]:
             part += half
-        codes[i] = entries[cursor[part]]
+        at = U64(cursor[part])
+        codes[i] = np.int32(entries[at])
         cursor[part] += 1
 
 

@@ -284,6 +284,7 @@ def sort_text(places: Any) -> Any:
         pending -= 1
         low, high, depth = todo[pending, 0], todo[pending, 1], U64(todo[pending, 2])
         for i in range(low, high):
+            fetch(places[2 * order[min(i + 16, high - 1)]] + depth)
             keys[i] = _word(places[2 * order[i]], places[2 * order[i] + 1], depth)
         _sort_by_bytes(keys, order, keys2, order2, low, high)
         begin = low
@@ -303,7 +304,10 @@ def sort_text(places: Any) -> Any:
 def locate(rows: Any, starts: Any, offsets: Any, wide: Any, data: Any) -> Any:
     """Return addresses and lengths of texts by row; a chunk has its first row and the addresses of row 0 and byte 0."""
     found = np.empty(2 * len(rows), np.uint64)
+    width = BYTE if wide else U64(4)
     for i in range(len(rows)):
+        if len(starts) == 1:
+            fetch(offsets[0] + rows[min(i + 32, len(rows) - 1)] * width)
         low, high = 0, len(starts)
         while high - low > 1:
             middle = (low + high) >> 1
