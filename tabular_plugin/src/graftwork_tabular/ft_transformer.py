@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from graftwork.api import ModelContext, ModelParts, OptionError
 from graftwork_tabular.blocks import PackedRowBlock
-from graftwork_tabular.nets import Outputs, TokenEmbeddings, check_share, output_sizes, row_block, value_range
+from graftwork_tabular.nets import Outputs, TableNet, TokenEmbeddings, check_share, output_sizes, row_block, value_range
 
 __all__ = ["FTTransformer", "ft_transformer"]
 
@@ -132,7 +132,7 @@ class TransformerBlock(nn.Module):
 
 
 @final
-class FTTransformer(nn.Module):
+class FTTransformer(TableNet):
     """Make tokens of rows, let them attend to each other, and read the outputs from [CLS]."""
 
     def __init__(self, tokens: Tokens, blocks: nn.Module, head: nn.Module, outputs: Outputs) -> None:
@@ -144,3 +144,8 @@ class FTTransformer(nn.Module):
         """Return raw outputs of packed rows (B, n_cat + n_cont)."""
         found: Tensor | tuple[Tensor, ...] = self.outputs(self.head(self.blocks(self.tokens(x))[:, 0]))
         return found
+
+    def embedding(self, column: str) -> Tensor | None:
+        """Return a category column's embeddings."""
+        table = self.tokens.table
+        return None if table is None else table.matrix(self.tokens.block.cat.index(column))

@@ -13,6 +13,7 @@ from graftwork_tabular.blocks import PackedRowBlock
 from graftwork_tabular.nets import (
     Embeddings,
     Outputs,
+    TableNet,
     check_share,
     embedding_widths,
     output_sizes,
@@ -60,7 +61,7 @@ def mlp(
 
 
 @final
-class EmbeddingMLP(nn.Module):
+class EmbeddingMLP(TableNet):
     """Embed the categories, normalise the numbers, and pass both side by side through `body`."""
 
     def __init__(
@@ -89,6 +90,10 @@ class EmbeddingMLP(nn.Module):
             out = torch.cat([embedded, out], 1)
         found: Tensor | tuple[Tensor, ...] = self.outputs(self.body(out))
         return found
+
+    def embedding(self, column: str) -> Tensor | None:
+        """Return a category column's embeddings."""
+        return self.embeddings.matrix(self.block.cat.index(column))
 
 
 def _shares(ps: float | Sequence[float], count: int) -> list[float]:

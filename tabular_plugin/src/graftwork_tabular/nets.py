@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, final
@@ -18,6 +19,7 @@ __all__ = [
     "Outputs",
     "RowEncoder",
     "SigmoidRange",
+    "TableNet",
     "TokenEmbeddings",
     "check_share",
     "embedding_width",
@@ -61,6 +63,14 @@ def embedding_widths(block: PackedRowBlock, given: Mapping[str, int] | None = No
         if width < 1:
             raise OptionError(f"emb_szs gives column {name!r} the width {width}; it needs at least 1")
     return tuple(given.get(name, embedding_width(size - 1)) for name, size in zip(block.cat, block.sizes, strict=True))
+
+
+class TableNet(nn.Module, ABC):
+    """Be a network of packed rows."""
+
+    @abstractmethod
+    def embedding(self, column: str) -> Tensor | None:
+        """Return what it learned of a category column, (codes, width); None where it has no embedding of it."""
 
 
 @final

@@ -13,6 +13,7 @@ from graftwork_tabular.blocks import PackedRowBlock
 from graftwork_tabular.nets import (
     Embeddings,
     Outputs,
+    TableNet,
     check_share,
     embedding_widths,
     output_sizes,
@@ -75,7 +76,7 @@ class ResidualBlock(nn.Module):
 
 
 @final
-class TabularResNet(nn.Module):
+class TabularResNet(TableNet):
     """Embed the categories, put the numbers beside them, and pass both through `body` and `head`."""
 
     def __init__(
@@ -93,3 +94,7 @@ class TabularResNet(nn.Module):
             out = torch.cat([self.embeddings(codes), out], 1)
         found: Tensor | tuple[Tensor, ...] = self.outputs(self.head(self.body(out)))
         return found
+
+    def embedding(self, column: str) -> Tensor | None:
+        """Return a category column's embeddings."""
+        return self.embeddings.matrix(self.block.cat.index(column))

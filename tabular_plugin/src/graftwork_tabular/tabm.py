@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graftwork.api import ClassIndexBlock, ModelContext, ModelParts, MultiHotBlock, OptionError, TargetBlock
-from graftwork_tabular.nets import Outputs, RowEncoder, check_share, output_sizes, row_block, value_range
+from graftwork_tabular.nets import Outputs, RowEncoder, TableNet, check_share, output_sizes, row_block, value_range
 
 __all__ = ["TabM", "members_loss", "members_mean", "tabm"]
 
@@ -51,7 +51,7 @@ def tabm(
 
 
 @final
-class TabM(nn.Module):
+class TabM(TableNet):
     """Give (B, k, outputs) in training, one row per network, and their mean (B, outputs) otherwise."""
 
     def __init__(
@@ -111,6 +111,13 @@ class TabM(nn.Module):
         if isinstance(raw, Tensor):
             return members_mean(self.targets[0], raw)
         return tuple(members_mean(block, part) for block, part in zip(self.targets, raw, strict=True))
+
+    def embedding(self, column: str) -> Tensor | None:
+        """Return a category column's embeddings, if it has more codes than get a column each."""
+        place = self.encoder.block.cat.index(column)
+        if self.encoder.embeddings is None or place not in self.encoder.many:
+            return None
+        return self.encoder.embeddings.matrix(self.encoder.many.index(place))
 
 
 def members_loss(loss: Callable[[Tensor, Tensor], Tensor], raw: Tensor, target: Tensor) -> Tensor:
