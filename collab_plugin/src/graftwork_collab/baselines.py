@@ -30,11 +30,13 @@ class Biases(Baseline):
 
     def fit(self, data: DataLoaders) -> Self:
         """Average over the training split; raise PlanError for data that is not users, items and ratings."""
-        user, item, rating = _columns(data.train)
+        user, item = _codes(data.train)
         blocks = [data.plan.fields[name].final for name in data.plan.inputs[:2]]
         if not all(isinstance(block, IdCodeBlock) for block in blocks):
             raise PlanError(f"this baseline needs a user and an item, not {blocks}")
         sizes = [block.num_codes for block in blocks if isinstance(block, IdCodeBlock)]
+        assert isinstance(data.train, ColumnLoader)
+        rating = data.train.columns[data.plan.targets[0]].cpu().double()
         self.mean = float(rating.mean())
         self.items = _deviations(item, rating - self.mean, sizes[1], self.item_shrink)
         self.users = _deviations(user, rating - self.mean - self.items[item], sizes[0], self.user_shrink)
@@ -44,15 +46,15 @@ class Biases(Baseline):
         """Return ratings (N,)."""
         if self.users is None or self.items is None:
             raise OptionError(f"the baseline {self.name!r} has not been fitted; call fit(data) first")
-        user, item, _ = _columns(loader)
+        user, item = _codes(loader)
         return (self.mean + self.users[user] + self.items[item]).float()
 
 
-def _columns(loader: Loader) -> tuple[Tensor, Tensor, Tensor]:
+def _codes(loader: Loader) -> tuple[Tensor, Tensor]:
     if not isinstance(loader, ColumnLoader) or len(loader.plan.inputs) < 2:
         raise PlanError("this baseline needs ratings that lie in memory: CollabDataLoaders")
     user, item = (loader.columns[name].cpu() for name in loader.plan.inputs[:2])
-    return user, item, loader.columns[loader.plan.targets[0]].cpu().double()
+    return user, item
 
 
 def _deviations(codes: Tensor, left: Tensor, size: int, shrink: float) -> Tensor:
