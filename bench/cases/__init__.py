@@ -17,6 +17,7 @@ CASES: Final = {
     "vision": "ResNet-18 from a folder of JPEGs at 128 px, against plain and hand-tuned loops",
     "loader": "ItemLoader with threads, processes and neither, alone and while training",
     "categorify": "vocabularies and codes of a table of 5 million rows and of adult, beside other libraries",
+    "ratings": "fitting a factor model of MovieLens' ratings, beside fastai and scikit-surprise",
     "quality": "accuracies that must be reached (slow, runs once)",
     "gpu": "the overhead and vision cases on a CUDA device",
 }
