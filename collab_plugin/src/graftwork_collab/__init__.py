@@ -6,15 +6,39 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 __all__ = [
+    "BPR",
     "Biases",
     "CollabDataLoaders",
+    "CollabRanking",
     "CollabRatings",
     "Factors",
+    "FullSquaredError",
     "IdBlock",
     "IdCodeBlock",
     "Identify",
+    "IdentifyItems",
+    "ItemCodesBlock",
+    "ItemsBlock",
+    "MostPopular",
+    "PairBCE",
+    "RankedItemsBlock",
+    "RankingBlock",
+    "RankingDataLoaders",
+    "Recommendations",
+    "Recommender",
+    "SampleNegatives",
+    "SampledSoftmax",
     "collab_learner",
+    "coverage",
+    "hit_rate",
+    "mean_ap",
+    "mean_popularity",
+    "mrr",
+    "ndcg",
+    "precision_at",
+    "ranking_learner",
     "read_events",
+    "recall_at",
 ]
 
 if TYPE_CHECKING:
@@ -23,6 +47,30 @@ if TYPE_CHECKING:
     from graftwork_collab.data import CollabDataLoaders
     from graftwork_collab.learner import collab_learner
     from graftwork_collab.named import Factors
+    from graftwork_collab.ranking_baselines import MostPopular
+    from graftwork_collab.ranking_blocks import (
+        IdentifyItems,
+        ItemCodesBlock,
+        ItemsBlock,
+        RankedItemsBlock,
+        RankingBlock,
+        SampleNegatives,
+    )
+    from graftwork_collab.ranking_data import RankingDataLoaders
+    from graftwork_collab.ranking_learners import ranking_learner
+    from graftwork_collab.ranking_losses import BPR, FullSquaredError, PairBCE, SampledSoftmax
+    from graftwork_collab.ranking_metrics import (
+        coverage,
+        hit_rate,
+        mean_ap,
+        mean_popularity,
+        mrr,
+        ndcg,
+        precision_at,
+        recall_at,
+    )
+    from graftwork_collab.ranking_tasks import CollabRanking
+    from graftwork_collab.recommend import Recommendations, Recommender
     from graftwork_collab.sources import read_events
     from graftwork_collab.tasks import CollabRatings
 
@@ -36,6 +84,14 @@ _HOMES: Final = {
     "sources": "read_events",
     "tasks": "CollabRatings",
     # Rankings.
+    "ranking_baselines": "MostPopular",
+    "ranking_blocks": "IdentifyItems ItemCodesBlock ItemsBlock RankedItemsBlock RankingBlock SampleNegatives",
+    "ranking_data": "RankingDataLoaders",
+    "ranking_learners": "ranking_learner",
+    "ranking_losses": "BPR FullSquaredError PairBCE SampledSoftmax",
+    "ranking_metrics": "coverage hit_rate mean_ap mean_popularity mrr ndcg precision_at recall_at",
+    "ranking_tasks": "CollabRanking",
+    "recommend": "Recommendations Recommender",
 }
 
 

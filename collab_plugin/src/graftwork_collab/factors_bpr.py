@@ -106,11 +106,13 @@ def fold_in(items: Tensor, bias: Tensor | None, seen: Seen) -> Tensor:
 
 
 def _fold_in_some(items: Tensor, bias: Tensor | None, seen: Seen) -> Tensor:
-    rows, codes = (torch.from_numpy(part).to(items.device) for part in seen.places())
-    count = torch.bincount(rows, minlength=len(seen.start) - 1).clamp(min=1)
-    vectors = torch.zeros(len(count), items.shape[1], device=items.device, requires_grad=True)
-    optimizer = torch.optim.Adam([vectors], lr=FOLD_IN_LR)
     with torch.inference_mode(mode=False), torch.enable_grad():
+        # Copies, since what was made in inference mode has no gradient.
+        items, bias = items.clone(), None if bias is None else bias.clone()
+        rows, codes = (torch.from_numpy(part).to(items.device) for part in seen.places())
+        count = torch.bincount(rows, minlength=len(seen.start) - 1).clamp(min=1)
+        vectors = torch.zeros(len(count), items.shape[1], device=items.device, requires_grad=True)
+        optimizer = torch.optim.Adam([vectors], lr=FOLD_IN_LR)
         for _ in range(FOLD_IN_STEPS):
             scores = vectors @ items.T
             likely = (scores if bias is None else scores + bias).log_softmax(1)[rows, codes] / count[rows]

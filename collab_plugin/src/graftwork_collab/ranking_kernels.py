@@ -14,6 +14,7 @@ import numpy as np
 __all__ = ["add_gram", "dot_candidates", "observed_errors", "scan_bf16", "scan_float", "solve_rows"]
 
 CHUNK = 64
+APART = 256
 
 
 @nb.njit(nogil=True, cache=True)
@@ -208,7 +209,10 @@ def solve_rows(
     collaborative filtering" (2011).
     """
     width = vectors.shape[1]
-    rest, step, product = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    # Far from each other and from what else there is: compiled loops over near arrays round in another order, so that
+    # results would depend on where memory happens to be.
+    work = np.empty((5, max(width, APART)), np.float32)
+    rest, step, product = work[1, :width], work[2, :width], work[3, :width]
     for row in range(low, high):
         begin, end = start[row], start[row + 1]
         x = solved[row]

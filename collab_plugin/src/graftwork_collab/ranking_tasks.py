@@ -26,7 +26,7 @@ EPOCHS: Final[Mapping[str, int]] = {
     "collab/lightgcn": 15,
     "collab/sasrec": 30,
 }
-BATCH: Final[Mapping[str, int]] = {"collab/sasrec": 64, "collab/lightgcn": 2048}
+BATCH: Final[Mapping[str, int]] = {"collab/sasrec": 32, "collab/lightgcn": 2048}
 ONE_PASS: Final = ("collab/ease", "collab/item-knn")
 
 
@@ -105,7 +105,7 @@ class CollabRanking(Task):
         """Return a learner of the model asked for; auto is EASE where the matrix is small, else ALS."""
         from graftwork.api import Runtime
         from graftwork_collab.ranking_data import RankingDataLoaders
-        from graftwork_collab.ranking_learner import SOLVED, ranking_learner
+        from graftwork_collab.ranking_learners import SOLVED, ranking_learner
 
         assert isinstance(data, RankingDataLoaders)
         model = self._model(job)

@@ -108,9 +108,9 @@ def _is_softmax(loss: Loss | str) -> bool:
 
 def default_lr(model_id: str) -> float:
     """Return the largest learning rate that suits a model."""
-    return {"collab/sasrec": 3e-3}.get(model_id, 1e-2)
+    return {"collab/sasrec": 5e-3}.get(model_id, 1e-2)
 
 
 def default_wd(model_id: str) -> float:
     """Return the weight decay that suits a model: factor models have little else to hold them back."""
-    return {"collab/factors": 0.5, "collab/lightgcn": 0.1}.get(model_id, 0.01)
+    return {"collab/factors": 0.5, "collab/lightgcn": 0.1, "collab/sasrec": 0.1}.get(model_id, 0.01)
