@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, final
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from graftwork.api import ColumnLoader, DataError, DataLoaders, On, OptionError, Plan, RegressionBlock, Split
-from graftwork_collab.blocks import UNKNOWN, IdBlock, Identify, encode_ids, fit_encode_ids
+from graftwork.api import Block, ColumnLoader, DataError, DataLoaders, On, OptionError, Plan, RegressionBlock, Split
+from graftwork_collab.blocks import UNKNOWN, IdBlock, Identify, Label, encode_ids, fit_encode_ids
 from graftwork_collab.events import Events
-from graftwork_collab.sources import read_events
+from graftwork_collab.features import Features, fit_features, id_column_of, same_kind
+from graftwork_collab.sources import movielens_features, read_events, read_raw
 from graftwork_collab.splits import SplitName, split_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ITEM", "RATING", "USER", "CollabDataLoaders", "CollabOptions", "id_plan", "ratings_loader"]
+__all__ = ["ITEM", "RATING", "USER", "CollabDataLoaders", "CollabOptions", "RatedLoaders", "id_plan", "ratings_loader"]
 
 LOG = logging.getLogger("graftwork")
 USER, ITEM, RATING = "user", "item", "rating"
@@ -28,6 +31,7 @@ VALID_BS = 4096
 """Validation needs no gradients, so its batches may be large; they do not change its result."""
 
 Codes = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class CollabOptions(TypedDict, total=False):
@@ -37,6 +41,8 @@ class CollabOptions(TypedDict, total=False):
     "random" (a share `valid_pct`, drawn with `seed`), "time" (the latest share) or "leave-last-out" (each user's last
     rating); `valid_pct=0` holds nothing out. Rows that cannot be used are left out, or with `on_bad_item="error"` the
     first one raises; of several ratings of one pair the last one counts, or with `duplicates="all"` each of them.
+    `user_features` and `item_features` are tables (frames, files) of what is known of users and items, a row each, the
+    id in the column that is called as in the ratings, or in the first.
     """
 
     user_name: str | None
@@ -50,6 +56,21 @@ class CollabOptions(TypedDict, total=False):
     valid_bs: int | None
     duplicates: Literal["last", "all"]
     on_bad_item: Literal["skip", "error"]
+    user_features: Any
+    item_features: Any
+
+
+@final
+class RatedLoaders(DataLoaders):
+    """Hold loaders of ratings, and the encoded features of users and items where there are any.
+
+    `seen` says, by code, of whom there are training ratings.
+    """
+
+    def __init__(self, *, features: Mapping[str, Features], seen: Mapping[str, Mask], **loaders: Any) -> None:
+        """Put loaders and features together."""
+        super().__init__(**loaders)
+        self.features, self.seen = dict(features), dict(seen)
 
 
 @final
@@ -81,13 +102,23 @@ class CollabDataLoaders:
         split: SplitName = "random",
         bs: int = 64,
         valid_bs: int | None = None,
+        user_features: Any = None,
+        item_features: Any = None,
     ) -> DataLoaders:
         """Take what `read_events` returned."""
-        return _from_events(events, valid_pct=valid_pct, seed=seed, split=split, bs=bs, valid_bs=valid_bs)
+        features = {USER: user_features, ITEM: item_features}
+        return _from_events(events, features, valid_pct=valid_pct, seed=seed, split=split, bs=bs, valid_bs=valid_bs)
 
     @classmethod
-    def from_movielens(cls, folder: str | Path, **options: Unpack[CollabOptions]) -> DataLoaders:
-        """Read a folder as MovieLens comes; items then also answer to their titles."""
+    def from_movielens(
+        cls, folder: str | Path, *, features: bool = False, **options: Unpack[CollabOptions]
+    ) -> DataLoaders:
+        """Read a folder as MovieLens comes; items then also answer to their titles.
+
+        With `features`, a film's year and genres are its features.
+        """
+        if features:
+            options = {**options, "item_features": movielens_features(folder)}
         return _loaders(Path(folder), **options)
 
 
@@ -105,6 +136,8 @@ def _loaders(
     valid_bs: int | None = None,
     duplicates: Literal["last", "all"] = "last",
     on_bad_item: Literal["skip", "error"] = "skip",
+    user_features: Any = None,
+    item_features: Any = None,
 ) -> DataLoaders:
     if on_bad_item not in ("skip", "error"):
         raise OptionError(f"on_bad_item={on_bad_item!r} is neither 'skip' nor 'error'")
@@ -117,17 +150,35 @@ def _loaders(
         duplicates=duplicates,
         on_bad_item=on_bad_item,
     )
-    return _from_events(events, valid_pct=valid_pct, seed=seed, split=split, bs=bs, valid_bs=valid_bs)
+    features = {USER: user_features, ITEM: item_features}
+    return _from_events(events, features, valid_pct=valid_pct, seed=seed, split=split, bs=bs, valid_bs=valid_bs)
 
 
 def _from_events(
-    events: Events, *, valid_pct: float, seed: int, split: SplitName, bs: int, valid_bs: int | None
-) -> DataLoaders:
+    events: Events,
+    tables: Mapping[str, Any],
+    *,
+    valid_pct: float,
+    seed: int,
+    split: SplitName,
+    bs: int,
+    valid_bs: int | None,
+) -> RatedLoaders:
     if events.rating is None:
         raise DataError("these events have no ratings; name their column, or rank with a model of implicit feedback")
     parts = _split(events, split, valid_pct, seed)
-    vocabs, codes = fit_encode_ids({USER: events.user, ITEM: events.item}, train=parts.train)
-    plan = id_plan(vocabs, events.titles, target=RegressionBlock())
+    sides = {
+        field: _encoded(field, ids, tables[field], events.columns[field], parts.train)
+        for field, ids in _by_field(events).items()
+    }
+    codes = {field: side.codes for field, side in sides.items()}
+    features = {f"{field}_features": side.features for field, side in sides.items() if side.features is not None}
+    plan = id_plan(
+        {field: side.vocab for field, side in sides.items()},
+        events.titles,
+        target=RegressionBlock(),
+        features=features,
+    )
 
     def loader(positions: Codes, size: int, *, training: bool) -> ColumnLoader:
         return _column_loader(plan, events, codes, positions, bs=size, seed=seed, training=training)
@@ -135,12 +186,54 @@ def _from_events(
     def test(new: Any, with_labels: bool) -> ColumnLoader:
         return ratings_loader(plan, new, columns=events.columns, with_labels=with_labels, bs=valid_bs or VALID_BS)
 
-    return DataLoaders(
+    said = [note for made in features.values() for note in made.notes]
+    return RatedLoaders(
+        features=features,
+        seen={field: side.seen for field, side in sides.items()},
         train=loader(parts.train, bs, training=True),
         valid=loader(parts.valid, valid_bs or max(bs, VALID_BS), training=False) if len(parts.valid) else None,
         test=test,
-        notes=(*events.notes, *parts.notes, *_unseen(codes, parts.valid)),
+        notes=(*events.notes, *parts.notes, *said, *_unseen(sides, parts.valid)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    """Hold the encoded users, or items: the vocabulary, a code for each rating, whom training sees, and features."""
+
+    vocab: tuple[Label, ...]
+    codes: Codes
+    seen: Mask
+    features: Features | None
+
+
+def _encoded(field: str, ids: pa.ChunkedArray, source: Any, column: str, train: Codes) -> _Side:
+    """Encode ids; who has features has a code too, also without a training rating."""
+    if source is None:
+        vocabs, codes = fit_encode_ids({field: ids}, train=train)
+        return _Side(
+            vocab=vocabs[field], codes=codes[field], seen=_seen(len(vocabs[field]), codes[field]), features=None
+        )
+    table = read_raw(source).table
+    id_column = id_column_of(table, column, field)
+    table = table.filter(table.column(id_column).is_valid())
+    described = same_kind(table.column(id_column), ids, field)
+    count = len(described)
+    vocabs, both = fit_encode_ids(
+        {field: pa.chunked_array([*described.chunks, *ids.chunks])}, train=np.r_[np.arange(count), train + count]
+    )
+    rated = both[field][count:]
+    seen = _seen(len(vocabs[field]), rated[train])
+    made = fit_features(table, id_column=id_column, codes=both[field][:count], seen=seen, what=field)
+    return _Side(vocab=vocabs[field], codes=rated, seen=seen, features=made)
+
+
+def _seen(num_ids: int, codes: Codes) -> Mask:
+    """Say of which codes there are training ratings; never of the unknown."""
+    seen = np.zeros(num_ids + 1, dtype=np.bool_)
+    seen[codes] = True
+    seen[UNKNOWN] = False
+    return seen
 
 
 def _split(events: Events, how: str, valid_pct: float, seed: int) -> Split:
@@ -150,14 +243,17 @@ def _split(events: Events, how: str, valid_pct: float, seed: int) -> Split:
     return split_rows(how, users=users, times=events.time, valid_pct=valid_pct, seed=seed)
 
 
-def _unseen(codes: Mapping[str, Codes], valid: Codes) -> list[str]:
+def _unseen(sides: Mapping[str, _Side], valid: Codes) -> list[str]:
     """Say how many validation ratings are of users and items without a training rating."""
-    counts = {name: int((column[valid] == UNKNOWN).sum()) for name, column in codes.items()}
-    return [
-        f"{count} of {len(valid)} validation ratings are of {name}s that training does not see; they count as unknown"
-        for name, count in counts.items()
-        if count
-    ]
+    notes = []
+    for field, side in sides.items():
+        count = int((~side.seen[side.codes[valid]]).sum())
+        instead = "they count as unknown" if side.features is None else "their features stand in for them"
+        if count:
+            notes.append(
+                f"{count} of {len(valid)} validation ratings are of {field}s that training does not see; {instead}"
+            )
+    return notes
 
 
 def id_plan(
@@ -165,16 +261,23 @@ def id_plan(
     titles: Mapping[Any, str],
     *,
     target: RegressionBlock | None = None,
+    features: Mapping[str, Features] | None = None,
 ) -> Plan:
-    """Return the plan of user and item in fitted vocabularies, and of a rating if there is a target.
+    """Return the plan of user and item in fitted vocabularies, of features, and of a rating if there is a target.
 
     `titles` names items, where it knows them; the others are called by their id.
     """
+    given = features or {}
     names = tuple(titles.get(label, str(label)) for label in vocabs[ITEM]) if titles else None
-    steps = [On(USER, Identify(vocab=tuple(vocabs[USER]))), On(ITEM, Identify(vocab=tuple(vocabs[ITEM]), names=names))]
+    steps: list[On] = [
+        On(USER, Identify(vocab=tuple(vocabs[USER]))),
+        On(ITEM, Identify(vocab=tuple(vocabs[ITEM]), names=names)),
+    ]
+    steps += [On(name, made.transform) for name, made in given.items()]
+    blocks: dict[str, Block] = {USER: IdBlock(), ITEM: IdBlock(), **{name: made.block for name, made in given.items()}}
     return Plan.compile(
-        {USER: IdBlock(), ITEM: IdBlock()} | ({} if target is None else {RATING: target}),
-        inputs=(USER, ITEM),
+        blocks if target is None else {**blocks, RATING: target},
+        inputs=tuple(blocks),
         targets=() if target is None else (RATING,),
         item_tfms=steps,
         train=lambda _: (),
@@ -192,6 +295,8 @@ def _column_loader(
     training: bool = False,
 ) -> ColumnLoader:
     columns = {name: torch.from_numpy(column[positions]) for name, column in codes.items()}
+    # Features are looked up by code: a column of nothing says so.
+    columns |= {name: torch.empty(len(positions), 0) for name in plan.inputs if name not in columns}
     if events.rating is not None:
         columns[RATING] = torch.from_numpy(events.rating[positions].astype(np.float32))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ __all__ = ["DotBias", "Neural", "RatingRange", "dot_bias", "embedding_width", "n
 
 RatingRange: TypeAlias = "tuple[float, float] | None"
 EngineName: TypeAlias = Literal["auto", "torch", "numba"]
+Side: TypeAlias = Literal["user", "item"]
 
 
 def embedding_width(num_ids: int) -> int:
@@ -53,7 +55,7 @@ def table(num_codes: int, width: int) -> nn.Embedding:
     return made
 
 
-class RatingModel(nn.Module):
+class RatingModel(nn.Module, ABC):
     """Predict ratings (B,) from codes of users and items, each int64 (B,).
 
     Training never sees the unknown user or item (code 0). Whenever the model goes into evaluation mode, their rows
@@ -68,7 +70,11 @@ class RatingModel(nn.Module):
         """Return the embeddings that have a row for the unknown."""
         return [module for module in self.modules() if isinstance(module, nn.Embedding)]
 
-    def train(self, mode: bool = True) -> RatingModel:
+    @abstractmethod
+    def forward(self, user: Tensor, item: Tensor, *features: Tensor) -> Tensor:
+        """Return ratings (B,)."""
+
+    def train(self, mode: bool = True) -> Self:
         """Go into training mode, or fill the rows of the unknown and go into evaluation mode."""
         if not mode:
             self.fill_unknown()
@@ -80,6 +86,13 @@ class RatingModel(nn.Module):
         for made in self.tables():
             if len(made.weight) > 1 and not made.weight.is_meta:
                 made.weight[UNKNOWN] = made.weight[UNKNOWN + 1 :].mean(0)
+
+    def vectors(self, side: Side) -> tuple[Tensor, Tensor | None]:
+        """Return factors (codes, factors) and biases (codes, 1) of all users or items; None where there are none."""
+        parts = dict(self.named_children())
+        factors, bias = parts[f"{side}_factors"], parts.get(f"{side}_bias")
+        assert isinstance(factors, nn.Embedding)
+        return factors.weight, bias.weight if isinstance(bias, nn.Embedding) else None
 
     def in_range(self, score: Tensor) -> Tensor:
         """Bring scores (B,) into the range of ratings."""
@@ -100,7 +113,7 @@ class DotBias(RatingModel):
         self.user_bias, self.item_bias = table(num_users, 1), table(num_items, 1)
         self.fill_unknown()
 
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+    def forward(self, user: Tensor, item: Tensor, *features: Tensor) -> Tensor:
         """Return ratings (B,)."""
         score = (self.user_factors(user) * self.item_factors(item)).sum(1, keepdim=True)
         return self.in_range((score + self.user_bias(user) + self.item_bias(item)).squeeze(1))
@@ -125,7 +138,7 @@ class Neural(RatingModel):
         self.head = mlp(sum(widths), layers, ps)
         self.fill_unknown()
 
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+    def forward(self, user: Tensor, item: Tensor, *features: Tensor) -> Tensor:
         """Return ratings (B,)."""
         x = torch.cat((self.user_factors(user), self.item_factors(item)), 1)
         return self.in_range(self.head(x).squeeze(1))

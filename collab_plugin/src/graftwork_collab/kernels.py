@@ -6,10 +6,11 @@ step was s, and k steps passed it by since, they move a weight w with moments m 
 
     - sum over j = 1 … k of  lr[s+j] / (1 - b^(s+j)) * (b[s+1] * … * b[s+j]) * m / (root[s+j] * sqrt(v) + eps),
 
-root[t]² being beta2^(t-s) / (1 - beta2^t), each term shrunk by the weight decay of the steps after it. Without the root,
-and likewise without eps, this is m or m / sqrt(v) times a sum over the schedule that is the same for every row, and that
-a difference of running tables gives exactly. Their ratio is the root to take for all steps at once: right where either
-term of the denominator is much larger than the other, and very nearly so between. The rest has closed forms.
+root[t]² being beta2^(t-s) / (1 - beta2^t), each term shrunk by the weight decay of the steps after it. Without the
+root, and likewise without eps, this is m or m / sqrt(v) times a sum over the schedule that is the same for every row,
+and that a difference of running tables gives exactly. Their ratio is the root to take for all steps at once: right
+where either term of the denominator is much larger than the other, and very nearly so between. The rest has closed
+forms.
 
 The cells of a row are its weights, first and second moments, each `width` float32 wide: factors, bias, zeros. Users and
 items are rows of one array, users first.

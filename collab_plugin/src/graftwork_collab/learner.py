@@ -10,9 +10,11 @@ import torch
 from torch.optim import Optimizer
 
 from graftwork.api import Callback, ColumnLoader, DataLoaders, Learner, Loss, Metric, OptionError, Runtime
+from graftwork_collab.data import ITEM, USER, RatedLoaders
 from graftwork_collab.factor import EngineName, checked_range
+from graftwork_collab.towers import Towers
 
-__all__ = ["collab_learner", "outside", "rating_range"]
+__all__ = ["collab_learner", "give_features", "outside", "rating_range"]
 
 LOG = logging.getLogger("graftwork")
 MetricLike: TypeAlias = "Metric | str | Callable[..., Any]"
@@ -72,9 +74,10 @@ def collab_learner(
 ) -> Learner:
     """Return a learner of dot product and biases, or with `use_nn` of an MLP with `layers` and dropout `ps`.
 
-    Predictions stay within `y_range`: "auto" is the range of the training ratings and a little more, None is no bound.
-    Weight decay takes in all embeddings, biases too. The `engine` "numba" is a kernel for the CPU, many times faster
-    than the loop ("torch"); "auto" takes it wherever it can do what is asked for.
+    Data with features of users or items gives two towers, in which they join the factors. Predictions stay within
+    `y_range`: "auto" is the range of the training ratings and a little more, None is no bound. Weight decay takes in
+    all embeddings, biases too. The `engine` "numba" is a kernel for the CPU, many times faster than the loop ("torch");
+    "auto" takes it wherever it can do what is asked for.
 
     Raises:
         OptionError: an option of the other model, or a range that is none.
@@ -84,10 +87,10 @@ def collab_learner(
         LOG.warning(said)
         data.notes = (*data.notes, said)
     runtime = runtime or Runtime()
-    name, config = _model(n_factors, chosen, use_nn=use_nn, layers=layers, ps=ps)
-    if not use_nn:
+    name, config = _model(data, n_factors, chosen, use_nn=use_nn, layers=layers, ps=ps)
+    if name == "collab/dot-bias":
         config["engine"] = _engine(engine, runtime, optimizer, loss)
-    return Learner(
+    learner = Learner(
         data,
         name,
         model_config=config,
@@ -101,17 +104,36 @@ def collab_learner(
         seed=seed,
         progress=progress,
     )
+    if isinstance(data, RatedLoaders) and isinstance(learner.module, Towers):
+        give_features(learner.module, data)
+    return learner
+
+
+def give_features(module: Towers, data: RatedLoaders) -> None:
+    """Put the features of a data set into a model of two towers."""
+    for field, tower in ((USER, module.user), (ITEM, module.item)):
+        made = data.features.get(f"{field}_features")
+        tower.set_features(torch.from_numpy(data.seen[field]), None if made is None else made.rows)
 
 
 def _model(
-    n_factors: int, y_range: tuple[float, float] | None, *, use_nn: bool, layers: Sequence[int] | None, ps: float
+    data: DataLoaders,
+    n_factors: int,
+    y_range: tuple[float, float] | None,
+    *,
+    use_nn: bool,
+    layers: Sequence[int] | None,
+    ps: float,
 ) -> tuple[str, dict[str, Any]]:
     config: dict[str, Any] = {"n_factors": n_factors, "y_range": None if y_range is None else list(y_range)}
+    described = isinstance(data, RatedLoaders) and bool(data.features)
+    if use_nn and described:
+        raise OptionError("use_nn=True makes no use of features; leave it out, or the features")
     if use_nn:
         return "collab/neural", config | {"layers": None if layers is None else list(layers), "ps": ps}
     if layers is not None or ps:
         raise OptionError("layers and ps are of the neural model; pass use_nn=True with them, or leave them out")
-    return "collab/dot-bias", config
+    return "collab/towers" if described else "collab/dot-bias", config
 
 
 def _engine(engine: EngineName, runtime: Runtime, optimizer: Any, loss: Any) -> EngineName:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from graftwork.api import OptionError, Plan
 from graftwork_collab.blocks import IdCodeBlock, Identify, Label
+from graftwork_collab.factor import RatingModel, Side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from graftwork.api import Learner
 
 __all__ = ["Factors"]
-
-Side = Literal["user", "item"]
 
 
 @final
@@ -35,30 +34,28 @@ class Factors:
         from graftwork.api import Learner
 
         plan: Plan = source.data.plan if isinstance(source, Learner) else source.plan
-        tables = dict(source.module.named_children())
-        if len(plan.inputs) < 2 or not {"user_factors", "item_factors"} <= set(tables):
+        if not isinstance(source.module, RatingModel):
             raise OptionError(
-                f"a {type(source.module).__name__} has no user_factors and item_factors; "
-                "this reads the models of collab_learner"
+                f"a {type(source.module).__name__} has no factors of users and items; use a model of collab_learner"
             )
-        self._tables = tables
+        self._module = source.module
         self._ids: dict[Side, Identify] = {"user": _identify(plan, 0), "item": _identify(plan, 1)}
 
     def user_factors(self, users: Sequence[Label] | None = None) -> Tensor:
         """Return the factors of users, (N, factors) on the CPU; of all of them, in the vocabulary's order, without."""
-        return self._rows("user", "factors", users)
+        return self._of(self._factors("user"), "user", users)
 
     def item_factors(self, items: Sequence[Label] | None = None) -> Tensor:
         """Return the factors of items, (N, factors) on the CPU; of all of them, in the vocabulary's order, without."""
-        return self._rows("item", "factors", items)
+        return self._of(self._factors("item"), "item", items)
 
     def user_bias(self, users: Sequence[Label] | None = None) -> Tensor:
         """Return how high users rate, (N,): their bias."""
-        return self._rows("user", "bias", users).squeeze(1)
+        return self._of(self._bias("user"), "user", users).squeeze(1)
 
     def item_bias(self, items: Sequence[Label] | None = None) -> Tensor:
         """Return how high items are rated, (N,): their bias."""
-        return self._rows("item", "bias", items).squeeze(1)
+        return self._of(self._bias("item"), "item", items).squeeze(1)
 
     def similar_items(self, item: Label, *, k: int = 10) -> list[tuple[str, float]]:
         """Return the `k` items whose factors have the smallest angle to this one's, by name, with the cosine."""
@@ -80,21 +77,27 @@ class Factors:
         """Return ids, names, biases and factors as a frame, highest bias first."""
         import pandas as pd
 
-        factors = self._rows(side, "factors", None)
+        factors, (_, bias) = self._of(self._factors(side), side, None), self._module.vectors(side)
         made = pd.DataFrame({"id": self._ids[side].vocab, "name": self.names(side)})
-        if f"{side}_bias" in self._tables:
-            made["bias"] = self._rows(side, "bias", None).squeeze(1).numpy()
+        if bias is not None:
+            made["bias"] = bias[1:, 0].detach().cpu().numpy()
         columns = [f"factor{i}" for i in range(factors.shape[1])]
         made = pd.concat([made, pd.DataFrame(factors.numpy(), columns=columns)], axis=1)
         return made.sort_values("bias", ascending=False, ignore_index=True) if "bias" in made else made
 
     @torch.no_grad()
-    def _rows(self, side: Side, kind: str, ids: Sequence[Label] | None) -> Tensor:
-        table = self._tables.get(f"{side}_{kind}")
-        if not isinstance(table, nn.Embedding):
-            raise OptionError(f"this model has no {side}_{kind}; biases are of the dot-product model")
-        weight = table.weight.detach().cpu()
-        return weight[1:].clone() if ids is None else weight[self._codes(side, ids)]
+    def _factors(self, side: Side) -> Tensor:
+        return self._module.vectors(side)[0].detach().cpu()
+
+    @torch.no_grad()
+    def _bias(self, side: Side) -> Tensor:
+        bias = self._module.vectors(side)[1]
+        if bias is None:
+            raise OptionError(f"this model has no biases of {side}s; the dot product has")
+        return bias.detach().cpu()
+
+    def _of(self, rows: Tensor, side: Side, ids: Sequence[Label] | None) -> Tensor:
+        return rows[1:].clone() if ids is None else rows[self._codes(side, ids)]
 
     def _codes(self, side: Side, ids: Sequence[Label]) -> Tensor:
         if isinstance(ids, str | int):

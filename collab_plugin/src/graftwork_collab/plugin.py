@@ -21,24 +21,27 @@ from graftwork_collab import ranking_records as rankings
 PLUGIN = Plugin(namespace="collab", summary="Ratings and recommendations: factor models, rankers, top-k, metrics")
 
 ID, CODE, RATING = "collab/id", "collab/id-code", "core/regression"
+FEATURES, PACKED = "collab/features", "collab/packed-features"
 
 _BLOCKS = (
-    (ID, "IdBlock", "A user's or an item's id: a string or a whole number"),
-    (CODE, "IdCodeBlock", "The code of an id in a fitted vocabulary, 0 if it is unknown"),
+    (ID, "blocks:IdBlock", "A user's or an item's id: a string or a whole number"),
+    (CODE, "blocks:IdCodeBlock", "The code of an id in a fitted vocabulary, 0 if it is unknown"),
+    (FEATURES, "features:FeaturesBlock", "What is known of somebody new, or nothing but the id"),
+    (PACKED, "features:PackedFeaturesBlock", "Encoded features, empty where they are those of the id"),
 )
 
 
 @hookimpl
 def graftwork_register_blocks() -> Iterator[BlockSpec]:
-    """Return ids and their codes."""
-    for name, attribute, summary in _BLOCKS:
-        yield BlockSpec(id=name, target=f"graftwork_collab.blocks:{attribute}", summary=summary)
+    """Return ids and features, as they are given and encoded."""
+    for name, target, summary in _BLOCKS:
+        yield BlockSpec(id=name, target=f"graftwork_collab.{target}", summary=summary)
     yield from rankings.blocks()
 
 
 @hookimpl
 def graftwork_register_transforms() -> Iterable[TransformSpec]:
-    """Return the way from ids to codes."""
+    """Return the ways from ids to codes and from features to numbers."""
     return (
         TransformSpec(
             id="collab/identify",
@@ -47,6 +50,13 @@ def graftwork_register_transforms() -> Iterable[TransformSpec]:
             accepts=(ID,),
             gives=CODE,
             invertible=True,
+        ),
+        TransformSpec(
+            id="collab/encode-features",
+            target="graftwork_collab.features:EncodeFeatures",
+            summary="Encode features by graftwork-tabular's fitted procs",
+            accepts=(FEATURES,),
+            gives=PACKED,
         ),
         *rankings.transforms(),
     )
@@ -66,6 +76,13 @@ def graftwork_register_models() -> Iterator[ModelSpec]:
             inputs=(CODE, CODE),
             output=RATING,
         )
+    yield ModelSpec(
+        id="collab/towers",
+        target="graftwork_collab.towers:towers",
+        summary="Factors of ids, joined by what a net makes of side features",
+        inputs=(CODE, CODE, PACKED),
+        output=RATING,
+    )
     yield from rankings.models()
 
 

@@ -14,10 +14,20 @@ if TYPE_CHECKING:
 
     from graftwork_collab.events import Events
 
-__all__ = ["RawTable", "csv_source", "movielens_source", "parquet_source", "read_events", "read_raw", "resolve_source"]
+__all__ = [
+    "RawTable",
+    "csv_source",
+    "movielens_features",
+    "movielens_source",
+    "parquet_source",
+    "read_events",
+    "read_raw",
+    "resolve_source",
+]
 
 RATINGS: Final = ("ratings.csv", "ratings.dat", "u.data", "ratings.parquet")
 TITLES: Final = ("movies.csv", "movies.dat", "u.item", "movies.parquet")
+MOVIE_COLUMNS: Final = 3
 NO_HEADER: Final = ("user", "item", "rating", "timestamp")
 
 
@@ -127,6 +137,31 @@ def _titles(path: Path) -> tuple[dict[Any, str], tuple[str, ...]]:
     if not shared:
         return named, ()
     return named, (f"{path.name!r}: {shared} titles name several ids; those items answer to their ids only",)
+
+
+def movielens_features(folder: str | Path) -> pa.Table:
+    """Return what a folder as MovieLens comes knows of its films: id, year, and a column of 0 and 1 for each genre.
+
+    Raises:
+        DataError: no table of films, or one without genres.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    folder = Path(folder)
+    path = next((folder / name for name in TITLES if (folder / name).is_file()), None)
+    if path is None:
+        raise DataError(f"{str(folder)!r} holds none of {', '.join(TITLES)}, so nothing is known of the films")
+    table = _read(path, repr(path.name)).table
+    if table.num_columns != MOVIE_COLUMNS:
+        raise DataError(f"{path.name!r} has {table.num_columns} columns; id, title and genres are looked for")
+    ids, titles, genres = (table.column(i) for i in range(MOVIE_COLUMNS))
+    years = pc.struct_field(pc.extract_regex(titles, r"\((?P<year>\d{4})\)\s*$"), "year").cast(pa.float64())
+    lists = pc.split_pattern(pc.fill_null(genres, ""), "|")
+    names = sorted(set(lists.combine_chunks().flatten().to_pylist()) - {"", "(no genres listed)"})
+    padded = pc.binary_join_element_wise("|", pc.fill_null(genres, ""), "|", "")
+    flags = {name: pc.match_substring(padded, f"|{name}|").cast(pa.int64()) for name in names}
+    return pa.table({table.column_names[0]: ids, "year": years, **flags})
 
 
 def resolve_source(location: str) -> str | None:

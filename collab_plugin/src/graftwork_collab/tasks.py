@@ -37,6 +37,10 @@ class CollabRatingsOptions:
     )
     factors: int = option(50, "Factors of each user and item.")
     layers: str = option("auto", "Sizes of the hidden layers of --model neural, as in 100,50.")
+    user_features: str = option("", "Table of what is known of users, a row each; gives two towers.")
+    item_features: str = option(
+        "", "Table of what is known of items; --model towers takes MovieLens' genres by itself."
+    )
     wd: float = option(0.1, "Weight decay.")
     engine: Literal["auto", "torch", "numba"] = option("auto", "Train by the fast kernel for the CPU, or by the loop.")
 
@@ -70,7 +74,17 @@ class CollabRatings(Task):
             seed=job.seed,
             split=self.options.split,
             bs=job.bs,
+            user_features=self._features("user", source, job),
+            item_features=self._features("item", source, job),
         )
+
+    def _features(self, side: Literal["user", "item"], source: Path, job: JobOptions) -> Any:
+        given = self.options.user_features if side == "user" else self.options.item_features
+        if given or side == "user" or not job.model.endswith("towers") or not source.is_dir():
+            return Path(given) if given else None
+        from graftwork_collab.sources import movielens_features
+
+        return movielens_features(source)
 
     def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
         """Return a learner of the dot product, unless another model is asked for."""
@@ -79,8 +93,9 @@ class CollabRatings(Task):
 
         runtime = Runtime(device=job.device, precision="fp32" if job.precision == "auto" else job.precision)
         given, model = self.options, get_host().models.spec("collab/dot-bias" if job.model == "auto" else job.model).id
-        if model not in ("collab/dot-bias", "collab/neural"):
+        if model not in ("collab/dot-bias", "collab/neural", "collab/towers"):
             return Learner(data, model, lr=DEFAULT_LR, wd=given.wd, runtime=runtime, seed=job.seed)
+        self._check_features(data, model)
         return collab_learner(
             data,
             given.factors,
@@ -93,6 +108,13 @@ class CollabRatings(Task):
             runtime=runtime,
             seed=job.seed,
         )
+
+    def _check_features(self, data: DataLoaders, model: str) -> None:
+        described = len(data.plan.inputs) > 2
+        if model == "collab/towers" and not described:
+            raise OptionError("--model towers needs --user-features or --item-features, or MovieLens' folder")
+        if described and model != "collab/towers":
+            self._notes.append("there are features, so the model is collab/towers")
 
     def default_lr(self, learner: Learner) -> float:
         """Return 3e-3."""
