@@ -48,9 +48,25 @@ def people(path: Path, rng: np.random.Generator) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def films(folder: Path, rng: np.random.Generator) -> None:
+    """Write ratings as MovieLens' ml-latest-small has them, of 60 users and 40 films, one of them Heat (1995)."""
+    folder.mkdir()
+    titles = ["Heat (1995)", *(f"Film {i} ({1960 + i})" for i in range(2, 41))]
+    genres = ("Crime|Thriller", "Comedy", "Drama|Romance")
+    movies = [f"{i},{title},{genres[i % 3]}" for i, title in enumerate(titles, 1)]
+    lines = []
+    for user in range(1, 61):
+        for movie in rng.permutation(40)[:20] + 1:
+            liked = (user + movie) % 3 == 0
+            rating = np.clip(round(2 * rng.normal(4.2 if liked else 2.8, 0.5)) / 2, 0.5, 5)
+            lines.append(f"{user},{movie},{rating},{1_000_000_000 + int(rng.integers(10**7))}")
+    (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *movies]) + "\n", encoding="utf-8")
+    (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *lines]) + "\n", encoding="utf-8")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Lay out what the examples talk about: photos, a table, and torchvision's file of weights (random ones)."""
+    """Lay out what the examples talk about: photos, a table, films, and torchvision's file of weights (random ones)."""
     rng = np.random.default_rng(0)
     for name, colour in {"cat": (200, 120, 60), "dog": (60, 120, 200)}.items():
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -58,6 +74,7 @@ def folder(tmp_path: Path) -> Path:
             pixels = np.array(colour) + rng.integers(-40, 40, (140, 150, 3))
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / name / f"{i}.jpg")
     people(tmp_path / "people.csv", rng)
+    films(tmp_path / "ml-latest-small", rng)
     made = run(MAKE_WEIGHTS, tmp_path)
     assert made.returncode == 0, made.stderr
     return tmp_path
