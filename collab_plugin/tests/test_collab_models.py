@@ -331,7 +331,7 @@ class TestFactors:
         factors = Factors(learn)
         assert factors.item_factors().shape == (60, embedding_width(60))
         assert "bias" not in factors.frame()
-        with pytest.raises(OptionError, match="no item_bias"):
+        with pytest.raises(OptionError, match="no biases of items"):
             factors.item_bias()
-        with pytest.raises(OptionError, match="a Linear has no user_factors"):
+        with pytest.raises(OptionError, match="a Linear has no factors"):
             Factors(Learner(data, torch.nn.Linear(2, 1), runtime=CPU, progress=False))

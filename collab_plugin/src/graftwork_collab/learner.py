@@ -85,7 +85,7 @@ def collab_learner(
     chosen = rating_range(data) if y_range == "auto" else checked_range(y_range)
     if (said := outside(data, chosen) if y_range != "auto" else None) is not None:
         LOG.warning(said)
-        data.notes = (*data.notes, said)
+        data.notes = tuple(dict.fromkeys((*data.notes, said)))
     runtime = runtime or Runtime()
     name, config = _model(data, n_factors, chosen, use_nn=use_nn, layers=layers, ps=ps)
     if name == "collab/dot-bias":
