@@ -99,7 +99,9 @@ class RatingModel(nn.Module, ABC):
         if self.y_range is None:
             return score
         low, high = self.y_range
-        return torch.sigmoid(score) * (high - low) + low
+        rating = score.sigmoid() * (high - low)
+        # Each operation takes some µs of a step, forwards and backwards, and ranges often start at 0.
+        return rating + low if low else rating
 
 
 @final
@@ -111,12 +113,15 @@ class DotBias(RatingModel):
         super().__init__(y_range)
         self.user_factors, self.item_factors = table(num_users, n_factors), table(num_items, n_factors)
         self.user_bias, self.item_bias = table(num_users, 1), table(num_items, 1)
+        # The same modules, where looking them up takes no search through nn.Module's dictionaries.
+        self.parts = (self.user_factors, self.item_factors, self.user_bias, self.item_bias)
         self.fill_unknown()
 
     def forward(self, user: Tensor, item: Tensor, *features: Tensor) -> Tensor:
         """Return ratings (B,)."""
-        score = (self.user_factors(user) * self.item_factors(item)).sum(1, keepdim=True)
-        return self.in_range((score + self.user_bias(user) + self.item_bias(item)).squeeze(1))
+        user_factors, item_factors, user_bias, item_bias = self.parts
+        score = (user_factors(user) * item_factors(item)).sum(1, keepdim=True)
+        return self.in_range((score + user_bias(user) + item_bias(item)).squeeze(1))
 
 
 @final
