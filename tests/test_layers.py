@@ -18,7 +18,7 @@ FLOORS = [
     {"items", "split", "dataloader", "datablock", "show", "rows"},
     {"events", "callbacks", "metric", "loss", "objective", "optim", "schedule", "runtime", "model", "prediction"}
     | {"accumulate", "loop", "plots", "engine"},
-    {"learner", "lr_find", "results", "baseline", "interpret", "artifact", "predictor", "checkpoint"},
+    {"learner", "lr_find", "results", "baseline", "interpret", "artifact", "predictor", "checkpoint", "resume"},
     {"task", "job", "cli", "testing"},
 ]
 STANDS_ON = {"graftwork_collab": ("graftwork_tabular",), "graftwork_segmentation": ("graftwork_vision",)}

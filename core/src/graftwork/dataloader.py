@@ -50,6 +50,8 @@ class Batch:
     index: Tensor
     weight: Tensor | None = None
     """Weights of the items in the loss, (B,), in training."""
+    number: int = 0
+    """Place among the epoch's batches."""
 
     @property
     def x(self) -> Tensor:
@@ -70,12 +72,13 @@ class Batch:
         """Return the batch with its fields on `device`; the index stays on the CPU."""
         moved = {name: column.to(device, non_blocking=non_blocking) for name, column in self.fields.items()}
         weight = None if self.weight is None else self.weight.to(device, non_blocking=non_blocking)
-        return Batch(moved, self.inputs, self.targets, self.index, weight)
+        return Batch(moved, self.inputs, self.targets, self.index, weight, self.number)
 
     def pin(self) -> Batch:
         """Return the batch in page-locked memory, so that copies to the device overlap with work."""
         weight = None if self.weight is None else self.weight.pin_memory()
-        return Batch({n: c.pin_memory() for n, c in self.fields.items()}, self.inputs, self.targets, self.index, weight)
+        fields = {name: column.pin_memory() for name, column in self.fields.items()}
+        return Batch(fields, self.inputs, self.targets, self.index, weight, self.number)
 
 
 def _only(names: tuple[str, ...], kind: str) -> str:
@@ -257,11 +260,12 @@ class ItemLoader(Loader):
     def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
         """Iterate the batches of an epoch, from number `batch` on; a batch whose items are all bad is left out."""
         groups = list(self.order(epoch).split(self.bs))[batch:]
-        for loaded in self._loaded(epoch, groups):
+        for number, loaded in enumerate(self._loaded(epoch, groups), batch):
             if loaded.error is not None:
                 raise ItemError(loaded.error)
             self.bad_items.update(loaded.bad)
             if loaded.batch is not None:
+                loaded.batch.number = number
                 yield loaded.batch.pin() if self.pin and self.worker_type == "process" else loaded.batch
 
     def _loaded(self, epoch: int, groups: Sequence[Tensor]) -> Iterator[_Loaded]:
@@ -463,8 +467,9 @@ class ColumnLoader(Loader):
             index = self.positions[part].split(bs)
             names = tuple(self.columns)
             weights = itertools.repeat(None) if self.weights is None else self._fetch(self.weights, part).split(bs)
-            for weight, row in zip(weights, zip(index, *splits, strict=True), strict=False):
-                yield Batch(dict(zip(names, row[1:], strict=True)), inputs, targets, row[0], weight)
+            numbers = itertools.count(start // bs)
+            for number, weight, row in zip(numbers, weights, zip(index, *splits, strict=True), strict=False):
+                yield Batch(dict(zip(names, row[1:], strict=True)), inputs, targets, row[0], weight, number)
 
     def _fetch(self, column: Tensor, part: Tensor) -> Tensor:
         if not self.shuffle:

@@ -18,10 +18,10 @@ bound methods, so that an event nobody listens to costs one empty loop. Events t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -64,7 +64,11 @@ class TrainState:
     """Epochs the learner had been trained for before this fit."""
     step: int = 0
     """Optimizer steps of this fit."""
+    steps_before: int = 0
+    """Optimizer steps the learner had taken before this fit."""
     batch_index: int = 0
+    position: int = 0
+    """The loader's next batch, in training."""
     batch: Batch | None = None
     output: Any = None
     loss: Tensor | None = None
@@ -77,6 +81,10 @@ class TrainState:
     stopped: str | None = None
     skipping: bool = False
     error: BaseException | None = None
+    random: Tensor | None = None
+    """torch's generator before the last batch, if somebody keeps it: what a step that failed began from."""
+    capture: Callable[[bool], tuple[Mapping[str, Any], Mapping[str, bytes]]] | None = None
+    """Return all that is needed to go on from here, as a file holds it; True after the end of an epoch."""
 
     def stop(self, why: str) -> None:
         """End training after this batch; the reason is said."""
@@ -91,6 +99,15 @@ class Callback:
     """Listen to training. Override any of the eleven events; `order` sorts callbacks, small first."""
 
     order: int = 0
+    needs_batches: ClassVar[bool] = True
+    """Whether events of single batches are needed where they are listened to: an engine has none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be in a checkpoint to go on: JSON values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
 
     def fit_start(self, state: TrainState) -> None:
         """Hear that a fit begins."""

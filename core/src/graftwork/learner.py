@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,7 +32,9 @@ from graftwork.seeds import derive_seed
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from graftwork.callbacks.checkpointer import Captured
     from graftwork.lr_find import Sweep
+    from graftwork.resume import Place, Snapshot
 
 __all__ = ["Learner", "LearningRate"]
 
@@ -81,6 +85,8 @@ class Learner:
         self.display = ProgressDisplay() if progress else None
         self.epochs_done = 0
         self.fits_done = 0
+        self.steps_done = 0
+        self._replayed: Snapshot | None = None
 
     def _model(
         self, model: str | ModelParts | nn.Module, config: Mapping[str, Any] | None
@@ -192,22 +198,94 @@ class Learner:
         batches = len(self.data.train)
         rates = discriminative_lrs(self.lr if lr is None else lr, len(self.groups))
         schedules = dict(zip(self.groups, (schedule(rate, epochs * batches) for rate in rates), strict=True))
-        optimizer = self.make_optimizer(rates[-1], wd)
+        found, self._replayed = self._replayed, None
+        if found is not None and found.manifest["fit"]["number"] > self.fits_done:
+            self._replayed = found
+            self.fits_done += 1
+            return self
+        return self._run(epochs, schedules, rates[-1], wd, callbacks, found)
+
+    def _run(
+        self,
+        epochs: int,
+        schedules: Mapping[str, Schedule],
+        lr: float,
+        wd: float | None,
+        callbacks: Sequence[Callback],
+        found: Snapshot | None = None,
+    ) -> Self:
+        """Train from the beginning of a fit, or from where a checkpoint was found in it."""
+        if found is not None:
+            found.load_flags(self, at_start=True)
+        optimizer = self.make_optimizer(lr, wd)
         state = TrainState(
             model=self.module,
             optimizer=optimizer,
             num_epochs=epochs,
-            num_batches=batches,
-            first_epoch=self.epochs_done,
+            num_batches=len(self.data.train),
+            first_epoch=self.epochs_done if found is None else found.manifest["fit"]["first_epoch"],
+            steps_before=self.steps_done,
         )
-        own = [self.recorder] if self.display is None else [self.recorder, self.display]
-        table = EventTable.compile([*own, *self.callbacks, *callbacks])
+        given = [*self.callbacks, *callbacks]
+        everyone = [self.recorder, *given]
+        state.capture = partial(self._capture, state, everyone, schedules)
+        table = EventTable.compile(everyone if self.display is None else [*everyone, self.display])
         loop = Loop(self.feed, self.objective, optimizer, table, state, hyper_setter(optimizer, schedules, state))
-        run = self._engine_run(optimizer, schedules, state, [*self.callbacks, *callbacks])
+        run = self._engine_run(optimizer, schedules, state, given)
+        start = None if found is None else _Start(found=found, learn=self, callbacks=everyone, state=state)
         with seeded(derive_seed(self.seed, "fit", self.fits_done), self.session.device):
-            self._epochs(loop, epochs, run)
+            self._epochs(loop, epochs, run, start)
         self.fits_done += 1
+        self.steps_done += state.step
         return self
+
+    def _capture(
+        self, state: TrainState, callbacks: Sequence[Callback], schedules: Mapping[str, Schedule], done: bool
+    ) -> Captured:
+        from graftwork.resume import capture
+
+        return capture(self, state, callbacks, schedules, done=done)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the training split's order, encoding and some of its values."""
+        from graftwork.resume import fingerprint
+
+        return fingerprint(self.data.train)
+
+    def resume(self, path: str | Path, *, callbacks: Sequence[Callback] = ()) -> Self:
+        """Go on with the fit that a checkpoint (a file, or the last whole one of a folder) was taken in, to its end.
+
+        The learner is to be made as the one that was stopped, of the same data, model, seed and callbacks; on the CPU
+        the end is then the same to the last bit.
+
+        Raises:
+            ArtifactError: no checkpoint, one of another model (with what differs), or of other data.
+        """
+        found = self._found(path)
+        return self._run(found.manifest["fit"]["epochs"], found.schedules(), self.lr, None, callbacks, found)
+
+    def replay(self, path: str | Path) -> Self:
+        """Get ready to go on from a checkpoint by calling the same verbs again: what was done is skipped.
+
+        For recipes of several fits, as `fine_tune` is: `learn.replay("run").fine_tune(5)`.
+        """
+        self._replayed = self._found(path)
+        self.fits_done = 0
+        return self
+
+    def _found(self, path: str | Path) -> Snapshot:
+        from graftwork.resume import check_data, describe, last_snapshot
+
+        found = last_snapshot(path)
+        check_data(self, found)
+        found.load_weights(self)
+        fit = found.manifest["fit"]
+        self.epochs_done, self.fits_done = found.manifest["epochs_done"], fit["number"]
+        self.steps_done = fit["steps_before"]
+        self.data.train.bad_items.update({int(k): v for k, v in found.manifest["bad_items"].items()})
+        LOG.info("%s", describe(found))
+        return found
 
     def _engine_run(
         self, optimizer: Optimizer, schedules: Mapping[str, Schedule], state: TrainState, callbacks: Sequence[Callback]
@@ -234,14 +312,17 @@ class Learner:
         LOG.warning("%s does not train here, since %s; the loop trains instead", type(engine).__name__, reason)
         return None
 
-    def _epochs(self, loop: Loop, epochs: int, run: EngineRun | None) -> None:
+    def _epochs(self, loop: Loop, epochs: int, run: EngineRun | None, start: _Start | None) -> None:
         """Run the epochs; whatever happens, `fit_end` is told."""
         state, table = loop.state, loop.table
         try:
             for handler in table.fit_start:
                 handler(state)
-            for state.epoch in range(epochs):
-                self._epoch(loop, run)
+            if start is not None and not start.place.inside:
+                start.restore()
+            for state.epoch in range(0 if start is None else start.place.epoch, epochs):
+                self._epoch(loop, run, start)
+                start = None
                 if state.stopped is not None:
                     break
         except BaseException as error:
@@ -253,13 +334,16 @@ class Learner:
             for handler in table.fit_end:
                 handler(state)
 
-    def _epoch(self, loop: Loop, run: EngineRun | None) -> None:
+    def _epoch(self, loop: Loop, run: EngineRun | None, start: _Start | None) -> None:
         state = loop.state
-        state.record = {"epoch": self.epochs_done + 1}
+        state.record, state.position = {"epoch": self.epochs_done + 1}, 0
         for handler in loop.table.epoch_start:
             handler(state)
         if run is not None and self.parts.engine is not None:
             loop.train_by(self.parts.engine, run, self.epochs_done)
+        elif start is not None and start.place.inside:
+            batches = self.data.train.at(self.epochs_done, start.place.batch)
+            loop.train(batches, self.epochs_done, start=start.place.index + 1, entered=start.restore)
         else:
             loop.train(self.data.train.at(self.epochs_done), self.epochs_done)
         if self.data.valid is not None:
@@ -345,10 +429,36 @@ class Learner:
         return export(self, Path(path), task=task)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """Put a fit back to where a checkpoint found it."""
+
+    found: Snapshot
+    learn: Learner
+    callbacks: Sequence[Callback]
+    state: TrainState
+
+    @property
+    def place(self) -> Place:
+        return self.found.place
+
+    def restore(self) -> None:
+        """Put everything back that events before this one may have begun anew; the next thing to happen is a batch."""
+        state, found = self.state, self.found
+        found.load_optimizer(state.optimizer)
+        found.load_flags(self.learn, at_start=False)
+        found.load_callbacks(self.callbacks)
+        state.step, state.position = self.place.step, self.place.batch
+        state.record = state.record | dict(found.manifest["fit"]["record"])
+        found.load_random(self.learn)
+
+
 def _listeners(callbacks: Sequence[Callback]) -> str | None:
     """Name callbacks that listen to single batches, which an engine does not have."""
     for callback in callbacks:
         table = EventTable.compile([callback])
+        if not callback.needs_batches:
+            continue
         if table.batch_start or table.loss_end or table.backward_end or table.batch_end:
             return f"the callback {type(callback).__name__} listens to single batches"
     return None

@@ -71,8 +71,13 @@ class Loop:
         self.feed, self.objective, self.optimizer = feed, objective, optimizer
         self.table, self.state, self.set_hyper = table, state, set_hyper
 
-    def train(self, batches: Iterable[Batch], epoch: int) -> None:
-        """Take one optimizer step per batch, until there are no more or somebody says stop."""
+    def train(
+        self, batches: Iterable[Batch], epoch: int, *, start: int = 0, entered: Callable[[], None] | None = None
+    ) -> None:
+        """Take one optimizer step per batch, until there are no more or somebody says stop.
+
+        Batches are numbered from `start`; `entered` is called when phase_start has been told.
+        """
         feed, objective, state, set_hyper = self.feed, self.objective, self.state, self.set_hyper
         on_batch_start, on_loss_end = self.table.batch_start, self.table.loss_end
         on_backward_end, on_batch_end = self.table.backward_end, self.table.batch_end
@@ -80,9 +85,11 @@ class Loop:
         feed.module.train()
         state.losses = None
         self._enter("train")
-        state.batch_index = -1
-        for state.batch_index, loaded in enumerate(batches):
-            state.batch = batch = ready(loaded, epoch, state.batch_index)
+        if entered is not None:
+            entered()
+        state.batch_index = start - 1
+        for state.batch_index, loaded in enumerate(batches, start):
+            state.batch = batch = ready(loaded, epoch, loaded.number)
             for handler in on_batch_start:
                 handler(state)
             set_hyper(state.step)
@@ -95,6 +102,7 @@ class Loop:
                 handler(state)
             update()
             state.step += 1
+            state.position, state.random = loaded.number + 1, None
             for handler in on_batch_end:
                 handler(state)
             if state.stopped is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -97,6 +98,25 @@ class Recorder(Callback):
         if self._pending:
             self._pack()
         return torch.cat(self._packed).double().cpu(), torch.tensor(self._sizes, dtype=torch.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the losses and rates so far, those of the phase that has not ended too, and the history."""
+        pending = [*self._packed, torch.stack(self._pending)] if self._pending else self._packed
+        return {
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "learning_rates": torch.tensor(self.learning_rates, dtype=torch.float64),
+            "phase": torch.cat(pending) if pending else torch.zeros(0),
+            "sizes": torch.tensor(self._sizes, dtype=torch.int64),
+            "epoch_ends": list(self.epoch_ends),
+            "history": [{name: v if math.isfinite(v) else None for name, v in line.items()} for line in self.history],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.losses, self.learning_rates = state["losses"].tolist(), state["learning_rates"].tolist()
+        self._pending, self._packed = [], [state["phase"].clone()] if len(state["phase"]) else []
+        self._sizes, self.epoch_ends = state["sizes"].tolist(), list(state["epoch_ends"])
+        self.history = [{n: math.nan if v is None else v for n, v in line.items()} for line in state["history"]]
 
     def epoch_end(self, state: TrainState) -> None:
         """Add the epoch's line to the history."""
