@@ -119,6 +119,8 @@ def train(task: Task, source: Path, job: JobOptions, out: Path | None, say: Say,
         if to_stderr and learner.display is not None:
             learner.display.stream = sys.stderr
         check_space(run, learner)
+        for note in task.notes():
+            say(f"note      {note}")
         say(_describe(data, learner))
         baselines = _baselines(task, data, learner, say)
         prepared = perf_counter()

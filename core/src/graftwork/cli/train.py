@@ -82,7 +82,6 @@ def _table(report: Any) -> str:
     lines += [f"{label:<{width}}" + "".join(f"{m[n]:>{max(12, len(n) + 2)}.4f}" for n in names) for label, m in rows]
     lines += ["", f"run       {report.run}", f"artifact  {report.artifact}"]
     lines += [f"picture   {path}" for path in report.pictures]
-    lines += [f"note      {text}" for text in report.notes]
     lines += [f"warning   {text}" for text in report.warnings]
     return "\n".join(lines)
 
