@@ -18,6 +18,9 @@ CASES: Final = {
     "loader": "ItemLoader with threads, processes and neither, alone and while training",
     "categorify": "vocabularies and codes of a table of 5 million rows and of adult, beside other libraries",
     "ratings": "fitting a factor model of MovieLens' ratings, beside fastai and scikit-surprise",
+    "ranking": "NDCG@10 of the full ranking of MovieLens' films, and the time of a fit, beside implicit and fastai",
+    "topk": "the ten best of 50,000 items for 20,000 users, and for five",
+    "tabular": "an epoch, a prediction and encoding of `adult`, beside fastai and a raw loop",
     "quality": "accuracies that must be reached (slow, runs once)",
     "gpu": "the overhead and vision cases on a CUDA device",
 }

@@ -37,58 +37,85 @@ def _replace_root(values: Any, codes: Any, value: Any, code: Any) -> None:
     values[place], codes[place] = value, code
 
 
+@nb.njit(nogil=True, cache=True)
+def _border(maxima: Any, values: Any, codes: Any, nothing: Any) -> Any:
+    """Return the k-th largest of the chunks' maxima: at least k scores reach it. The heap is empty before and after."""
+    for chunk in range(maxima.shape[0]):
+        if maxima[chunk] > values[0]:
+            _replace_root(values, codes, maxima[chunk], chunk)
+    border = values[0]
+    values[:] = nothing
+    codes[:] = -1
+    return border
+
+
 @nb.njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
 def scan_float(scores: Any, first: int, start: Any, seen: Any, values: Any, codes: Any, low: int, high: int) -> None:
-    """Keep each row's largest scores (R, C) from column `first` on, but for the seen columns, in heaps (R, k).
+    """Keep each row's largest scores (R, C) from column `first` on, but for the seen columns, in empty heaps (R, k).
 
-    `seen[start[r]:start[r + 1]]` are the columns that do not count in row r; their scores are overwritten.
+    `seen[start[r]:start[r + 1]]` are the columns that do not count in row r; their scores are overwritten. Only chunks
+    whose maximum is among the k largest ones are looked at a second time.
     """
-    columns = scores.shape[1]
+    columns, nothing = scores.shape[1], np.float32(-np.inf)
+    maxima = np.empty((columns - first + CHUNK - 1) // CHUNK, np.float32)
     for row in range(low, high):
         for place in range(start[row], start[row + 1]):
-            scores[row, seen[place]] = -np.inf
-        worst = values[row, 0]
-        begin = first
-        while begin < columns:
-            end = min(begin + CHUNK, columns)
-            best = scores[row, begin]
-            for column in range(begin, end):
+            scores[row, seen[place]] = nothing
+        for chunk in range(maxima.shape[0]):
+            begin = first + chunk * CHUNK
+            best = nothing
+            for column in range(begin, min(begin + CHUNK, columns)):
                 if scores[row, column] > best:
                     best = scores[row, column]
-            if best > worst:
-                for column in range(begin, end):
-                    if scores[row, column] > worst:
+            maxima[chunk] = best
+        border = _border(maxima, values[row], codes[row], nothing)
+        for chunk in range(maxima.shape[0]):
+            if maxima[chunk] >= border:
+                begin = first + chunk * CHUNK
+                for column in range(begin, min(begin + CHUNK, columns)):
+                    if scores[row, column] > values[row, 0]:
                         _replace_root(values[row], codes[row], scores[row, column], column)
-                        worst = values[row, 0]
-            begin = end
+
+
+@nb.njit(nogil=True, cache=True)
+def _key(bits: Any) -> Any:
+    """Return the bits of a bfloat16, int16, so that they compare as the numbers do."""
+    return np.int16(bits ^ ((bits >> np.int16(15)) & np.int16(0x7FFF)))
+
+
+@nb.njit(nogil=True, cache=True)
+def _largest_key(scores: Any, row: int, begin: int, end: int) -> Any:
+    """Return the largest key of some columns. The bits of positive numbers are their keys already."""
+    best = np.int16(-32768)
+    for column in range(begin, end):
+        if scores[row, column] > best:
+            best = scores[row, column]
+    if best < 0:
+        best = np.int16(-32768)
+        for column in range(begin, end):
+            best = max(best, _key(scores[row, column]))
+    return best
 
 
 @nb.njit(nogil=True, cache=True)
 def scan_bf16(scores: Any, first: int, start: Any, seen: Any, values: Any, codes: Any, low: int, high: int) -> None:
     """Do what `scan_float` does for the bits of bfloat16 scores, int16; the values kept are order-preserving keys."""
-    columns = scores.shape[1]
-    infinite, magnitude, bits = np.int16(-128), np.int16(0x7FFF), np.int16(15)
+    columns, infinite, nothing = scores.shape[1], np.int16(-128), np.int16(-32641)
+    maxima = np.empty((columns - first + CHUNK - 1) // CHUNK, np.int16)
     for row in range(low, high):
         for place in range(start[row], start[row + 1]):
             scores[row, seen[place]] = infinite
-        worst = values[row, 0]
-        begin = first
-        while begin < columns:
-            end = min(begin + CHUNK, columns)
-            best = np.int16(-32768)
-            for column in range(begin, end):
-                found = scores[row, column]
-                key = found ^ ((found >> bits) & magnitude)
-                if key > best:
-                    best = key
-            if best > worst:
-                for column in range(begin, end):
-                    found = scores[row, column]
-                    key = found ^ ((found >> bits) & magnitude)
-                    if key > worst:
+        for chunk in range(maxima.shape[0]):
+            begin = first + chunk * CHUNK
+            maxima[chunk] = _largest_key(scores, row, begin, min(begin + CHUNK, columns))
+        border = _border(maxima, values[row], codes[row], nothing)
+        for chunk in range(maxima.shape[0]):
+            if maxima[chunk] >= border:
+                begin = first + chunk * CHUNK
+                for column in range(begin, min(begin + CHUNK, columns)):
+                    key = _key(scores[row, column])
+                    if key > values[row, 0]:
                         _replace_root(values[row], codes[row], key, column)
-                        worst = values[row, 0]
-            begin = end
 
 
 @nb.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})

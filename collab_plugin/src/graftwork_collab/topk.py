@@ -27,7 +27,9 @@ Floats: TypeAlias = NDArray[np.float32]
 Codes: TypeAlias = NDArray[np.int64]
 
 BLOCK_SCORES: Final = 2**25
-"""Scores held at once: 64 MB of bfloat16."""
+"""Scores held at once: 64 MB of bfloat16. Threads hand over from products to selection, so their blocks are large."""
+ALONE: Final = 4
+"""By how much blocks are smaller in one thread, for which a cache is worth more."""
 WORTH_THREADS: Final = 2**20
 WIDTH: Final = 16
 """Vectors are padded to a multiple of this many numbers for bfloat16."""
@@ -186,7 +188,7 @@ def _joined(parts: list[TopK]) -> TopK:
 
 
 def _cuts(rows: int, columns: int) -> list[tuple[int, int]]:
-    size = max(1, BLOCK_SCORES // columns)
+    size = max(1, BLOCK_SCORES // (columns if torch.get_num_threads() > 1 else ALONE * columns))
     return [(low, min(low + size, rows)) for low in range(0, rows, size)] or [(0, 0)]
 
 
