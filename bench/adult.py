@@ -92,8 +92,7 @@ def fastai_loaders(settings: Mapping[str, Any]) -> Any:
 
 def fastai_learner(settings: Mapping[str, Any]) -> Any:
     """Return fastai's learner of the same network."""
-    from fastai.metrics import accuracy
-    from fastai.tabular.learner import tabular_learner
+    from fastai.tabular.all import accuracy, tabular_learner  # all: its verbs are patched in on import
 
     return tabular_learner(fastai_loaders(settings), layers=list(LAYERS), metrics=accuracy)
 

@@ -77,7 +77,7 @@ def raw_epoch(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     data, times, scores = loaders(settings), [], []
-    (x, y), (valid_x, valid_y) = ((part.columns[n] for n in data.plan.fields) for part in (data.train, data.valid))  # type: ignore[union-attr]
+    (x, y), (valid_x, valid_y) = _columns(data.train), _columns(data.valid)
     for seed in range(settings["repeats"] + 1):
         torch.manual_seed(seed)
         module = network(data)
@@ -87,6 +87,10 @@ def raw_epoch(settings: dict[str, Any]) -> dict[str, Any]:
         times.append(perf_counter() - begin)
         scores.append(score)
     return {"value": median(times[1:]), "accuracy": median(scores)}
+
+
+def _columns(loader: Any) -> list[Tensor]:
+    return [loader.columns[name] for name in loader.plan.fields]
 
 
 def network(data: DataLoaders) -> nn.Module:
