@@ -41,10 +41,16 @@ class TestEdges:
 
     def test_a_constant_column_has_a_bin_around_its_value(self):
         assert fit_bins(np.full(5, 7, np.float32)).edges == (6.5, 7.5)
+        low, high = fit_bins(np.full(5, 3e9, np.float32)).edges
+        assert low < 3e9 < high
 
     def test_values_that_float32_hardly_tells_apart_share_a_bin(self):
         column = np.array([1e6, np.nextafter(np.float32(1e6), np.float32(2e6)), 2e6], np.float32)
         assert fit_bins(column).edges == (1e6, 2e6)
+
+    def test_an_outlier_takes_no_bins_from_the_others(self):
+        column = np.array([*range(100), 1e9], np.float32)
+        assert fit_bins(column).edges == (*range(100), 1e9)
 
     @given(columns)
     def test_any_column_has_bins_that_encode_it(self, column: np.ndarray):

@@ -17,14 +17,15 @@ __all__ = ["Bins", "NumberBins", "bins_of", "fit_bins", "standard_bins"]
 
 Numbers = np.ndarray[Any, np.dtype[np.float32]]
 
-MAX_ROWS: Final = 200_000
+MAX_ROWS: Final = 50_000
+MAX_READ: Final = 10_000_000
 WIDTH: Final = 2048
 MAX_VALUES: Final = 128
 MAX_BINS: Final = 32
 BEYOND: Final = 1.0
 """How far, in widths of the outermost bin, the encoding goes on as a straight line."""
 NARROWEST: Final = 1e-5
-"""The least width of a bin, of the range of its column: below it float32 has no digits left."""
+"""The least width of a bin, as a share of its edges' size: below it float32 has no digits left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +73,13 @@ def _steps(weights: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
 
 def _apart(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Drop edges too near to the one before; a column of one value gets a bin around it."""
-    if len(values) == 1:
-        return np.array([values[0] - 0.5, values[0] + 0.5])
-    least = NARROWEST * max(values[-1] - values[0], float(np.abs(values).max()))
+    least = 1e-12 * (values[-1] - values[0])
     kept = [values[0]]
     for value in values[1:]:
-        if value - kept[-1] >= least:
+        if value - kept[-1] >= max(least, NARROWEST * max(abs(value), abs(kept[-1]))):
             kept.append(value)
-    return np.array(kept) if len(kept) > 1 else np.array([values[0], values[0] + least])
+    half = max(0.5, NARROWEST * abs(values[0]))
+    return np.array(kept) if len(kept) > 1 else np.array([values[0] - half, values[0] + half])
 
 
 def _bounds(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -96,11 +96,11 @@ def _short(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
 def bins_of(names: Sequence[str], numbers: Tensor) -> dict[str, dict[str, list[float]]]:
     """Learn the bins of all columns of (N, columns) numbers; the more columns, the fewer bins each.
 
-    Of more than 200,000 rows as many are used, evenly spread.
+    Of more than 50,000 rows, fewer if there are hundreds of columns, as many are used, evenly spread.
     """
     if not names:
         return {}
-    step = -(-len(numbers) // MAX_ROWS)
+    step = -(-len(numbers) // min(MAX_ROWS, MAX_READ // len(names)))
     rows = numbers[::step].cpu().float().numpy()
     share = max(4, WIDTH // len(names))
     limits = {"max_values": min(MAX_VALUES, share), "max_bins": min(MAX_BINS, share)}
