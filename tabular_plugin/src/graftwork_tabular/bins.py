@@ -73,7 +73,7 @@ def _steps(weights: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
 
 def _apart(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Drop edges too near to the one before; a column of one value gets a bin around it."""
-    least = 1e-12 * (values[-1] - values[0])
+    least = max(1e-30, 1e-12 * (values[-1] - values[0]))
     kept = [values[0]]
     for value in values[1:]:
         if value - kept[-1] >= max(least, NARROWEST * max(abs(value), abs(kept[-1]))):
