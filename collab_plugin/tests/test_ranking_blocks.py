@@ -94,6 +94,7 @@ def test_histories_are_cut_and_padded_in_front():
         encode("ant", None)
 
 
+@settings(deadline=None)
 @given(codes=st.lists(st.integers(1, 4), max_size=6))
 def test_encoding_undoes_decoding(codes: list[int]):
     bound = FIND.bind(RankingBlock())
@@ -101,6 +102,7 @@ def test_encoding_undoes_decoding(codes: list[int]):
     assert bound.encode(bound.decode(np.array(codes, dtype=np.int64)), None).tolist() == codes
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.lists(st.integers(0, 4), max_size=5), min_size=1, max_size=5))
 def test_batches_are_padded_and_taken_apart(rows: list[list[int]]):
     block = RankedItemsBlock(num_items=4, k=2)

@@ -257,6 +257,7 @@ def test_weights_are_not_used_by_sequences_and_that_is_said(ratings: pd.DataFram
     assert any("their weights are not used" in note for note in data.notes)
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=30))
 def test_interactions_are_sorted_by_user(rows: list[tuple[int, int]]):
     users, items = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))

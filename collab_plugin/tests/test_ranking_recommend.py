@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graftwork import load_learner
-from graftwork.api import Learner, OptionError, UnknownName
+from graftwork.api import DataError, Learner, OptionError, UnknownName
 from graftwork_collab.ranking_baselines import MostPopular
 from graftwork_collab.ranking_data import RankingDataLoaders
 from graftwork_collab.ranking_learners import ranking_learner
@@ -70,6 +70,27 @@ def test_a_learner_predicts_and_validates_as_it_recommends(ratings: pd.DataFrame
     users = learn.data.held_out[0]
     same = predictions.activated == codes[users - 1]
     assert same.float().mean() > 0.98  # ties of products computed in another order
+
+
+def test_metrics_look_at_as_many_places_as_the_data_has(ratings: pd.DataFrame):
+    learn = trained(ratings, "collab/als", k=4)
+    assert "ndcg@4" in learn.history[-1]
+    again = ranking_learner(learn.data, "collab/als", k=7, progress=False)
+    assert "ndcg@7" in again.validate()
+
+
+@pytest.mark.parametrize("model", ["collab/als", "collab/sasrec"])
+def test_loaders_of_new_users_and_of_new_interactions(ratings: pd.DataFrame, model: str):
+    learn = trained(ratings, model)
+    asked = learn.get_preds(learn.data.test_dl([3, "5", 8]))
+    assert asked.activated[:, :10].tolist() == Recommender(learn).recommend([3, 5, 8]).codes.tolist()
+    assert asked.targets is None
+    new = ratings[ratings.userId == 3].head(5)
+    loader = learn.data.test_dl(new, with_labels=True)
+    assert loader.num_items == 1
+    assert 0 <= learn.validate(loader)["ndcg@10"] <= 1
+    with pytest.raises(DataError, match="come as a list of ids"):
+        learn.data.test_dl([])
 
 
 def test_seen_items_come_back_if_asked_for(ratings: pd.DataFrame):

@@ -54,7 +54,9 @@ def train(graft: Graft) -> Train:
     return run
 
 
-def test_train_predict_evaluate_and_show(graft: Graft, train: Train, movielens: Path, tmp_path: Path):
+def test_train_predict_evaluate_and_show(
+    graft: Graft, train: Train, movielens: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     report = train(movielens, tmp_path / "run")
     assert report["rows"]["valid"] == 40
     assert list(report["metrics"]) == [
@@ -74,6 +76,7 @@ def test_train_predict_evaluate_and_show(graft: Graft, train: Train, movielens: 
     measured = graft("evaluate", tmp_path / "run" / "model.graft", movielens, "--json")
     assert measured.exit_code == 0, measured.output
     assert json.loads(measured.stdout.splitlines()[-1])["rows"] == 40
+    assert "evaluate on new rows" in caplog.text
     assert "collab/ease" in graft("show", tmp_path / "run" / "model.graft").output
 
 
@@ -156,6 +159,15 @@ def test_one_interaction_each_cannot_be_left_out(graft: Graft, tmp_path: Path):
 def test_help_names_the_options(graft: Graft):
     text = graft("train", "collab/ranking", "--help").output
     assert all(option in text for option in ("--user", "--split", "--weight", "--k ", "--history", "--model"))
+
+
+def test_the_data_and_results_can_be_looked_at(ratings: pd.DataFrame, tmp_path: Path):
+    for history in (None, 6):
+        data = RankingDataLoaders.from_df(ratings, history=history, bs=32)
+        learn = ranking_learner(data, "collab/sasrec" if history else "collab/factors", progress=False).fit(1)
+        data.show_batch(max_n=2).savefig(tmp_path / "batch.png")
+        learn.show_results(max_n=2).savefig(tmp_path / "results.png")
+        assert "parameters" in str(learn.summary())
 
 
 def test_pictures_of_few_users_and_items(tmp_path: Path):

@@ -14,7 +14,7 @@ from graftwork.api import ColumnLoader, Engine, EngineRun, ModelContext, ModelPa
 from graftwork_collab.ranker import DotRanker, embedding
 from graftwork_collab.topk import Seen, in_threads
 
-__all__ = ["ALS", "ALSEngine", "Side", "als", "solve"]
+__all__ = ["ALS", "ALSEngine", "Rule", "Side", "als", "both_sides", "no_interactions", "solve"]
 
 Codes: TypeAlias = NDArray[np.int64]
 
@@ -140,6 +140,17 @@ def both_sides(
     return first, second
 
 
+def no_interactions(run: EngineRun) -> str | None:
+    """Say why an engine cannot find the interactions it needs, or not compute with them; None if it can."""
+    if not isinstance(run.loader, ColumnLoader) or not {"user", "item"} <= set(run.loader.columns):
+        return "it needs the interactions of RankingDataLoaders"
+    if "history" in run.loader.columns:
+        return "the data is cut into histories, for sequential models; make it without history="
+    if run.device.type == "mps":
+        return "it needs float64, which MPS does not have; use Runtime(device='cpu')"
+    return None
+
+
 @final
 class ALSEngine(Engine):
     """Sweep over users and items; the loss is the mean of all confidences times squared errors."""
@@ -154,11 +165,7 @@ class ALSEngine(Engine):
 
     def refuses(self, run: EngineRun) -> str | None:
         """Refuse data that is not the interactions of RankingDataLoaders."""
-        if not isinstance(run.loader, ColumnLoader) or not {"user", "item"} <= set(run.loader.columns):
-            return "it needs the interactions of RankingDataLoaders"
-        if "history" in run.loader.columns:
-            return "the data is cut into histories, for sequential models; make it without history="
-        return None
+        return no_interactions(run)
 
     def sides(self, run: EngineRun) -> tuple[Side, Side]:
         """Return the interactions by user and by item, sorted once for a loader."""

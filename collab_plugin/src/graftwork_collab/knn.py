@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graftwork.api import ColumnLoader, Engine, EngineRun, ModelContext, ModelParts, OptionError, unknown
+from graftwork_collab.als import no_interactions
 from graftwork_collab.ranker import Ranker
 from graftwork_collab.topk import Seen, TopK, top_k
 
@@ -125,11 +126,7 @@ class ItemKNNEngine(Engine):
 
     def refuses(self, run: EngineRun) -> str | None:
         """Refuse data that is not the interactions of RankingDataLoaders."""
-        if not isinstance(run.loader, ColumnLoader) or not {"user", "item"} <= set(run.loader.columns):
-            return "it needs the interactions of RankingDataLoaders"
-        if "history" in run.loader.columns:
-            return "the data is cut into histories, for sequential models; make it without history="
-        return None
+        return no_interactions(run)
 
     @torch.no_grad()
     def train_epoch(self, run: EngineRun) -> Tensor:

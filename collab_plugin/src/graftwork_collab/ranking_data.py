@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftwork.api import Block, ColumnLoader, DataError, DataLoaders, On, OptionError, Plan, Split, unknown
+from graftwork.api import Block, ColumnLoader, DataError, DataLoaders, On, OptionError, Plan, PlanError, Split, unknown
 from graftwork_collab.blocks import UNKNOWN, IdBlock, Identify, Label, encode_ids, fit_encode_ids
 from graftwork_collab.interactions import Interactions
-from graftwork_collab.ranking_blocks import NOBODY, IdentifyItems, ItemsBlock, RankingBlock, SampleNegatives
+from graftwork_collab.ranking_blocks import (
+    NOBODY,
+    IdentifyItems,
+    ItemsBlock,
+    RankedItemsBlock,
+    RankingBlock,
+    SampleNegatives,
+)
 from graftwork_collab.sources import read_events
 from graftwork_collab.splits import split_rows
 from graftwork_collab.topk import check_k
@@ -36,6 +44,7 @@ __all__ = [
     "windows",
 ]
 
+LOG = logging.getLogger("graftwork")
 Codes: TypeAlias = NDArray[np.int64]
 Source: TypeAlias = "str | Path | pa.Table | pd.DataFrame"
 
@@ -166,8 +175,22 @@ class RankingDataLoaders(DataLoaders):
         how: Sequence[str] = (),
     ) -> None:
         """Put loaders together; `notes` say what was left out or changed, `how` only how the source was read."""
-        super().__init__(train=train, valid=valid, notes=notes)
+        super().__init__(train=train, valid=valid, test=self._rows, notes=notes)
         self.interactions, self.how = interactions, tuple(how)
+
+    def _rows(self, items: Any, with_labels: bool) -> ColumnLoader:
+        """Make a loader of users (ids), or with labels of interactions that are to be found."""
+        if with_labels:
+            loader, notes = held_out_from(items, self.plan, {})
+            for note in notes:
+                LOG.warning(note)
+            return loader
+        return users_loader(items, self.plan)
+
+    @property
+    def k(self) -> int:
+        """Number of items in a prediction."""
+        return ranked(self.plan).k
 
     @property
     def num_items(self) -> int:
@@ -338,7 +361,7 @@ def _held_out(
     _, people = fit_encode_ids({"user": events.user.take(rows)})
     loader, notes = held_out_loader(
         people["user"], codes["user"][rows], codes["item"][rows], plan,
-        valid_users=options["valid_users"], seed=options["seed"], history=options["history"],
+        valid_users=options["valid_users"], seed=options["seed"],
     )  # fmt: skip
     return loader, notes
 
@@ -351,7 +374,6 @@ def held_out_loader(
     *,
     valid_users: int,
     seed: int = 42,
-    history: int | None = None,
 ) -> tuple[ColumnLoader, list[str]]:
     """Return a loader with one row for each of `people` (N,) that has rows, and what is to be said about it.
 
@@ -376,16 +398,8 @@ def held_out_loader(
     held_out = torch.full((len(begin), int(sizes.max())), NOBODY, dtype=torch.int64)
     within = np.arange(len(items)) - np.repeat(begin, sizes)
     held_out[np.repeat(np.arange(len(begin)), sizes), within] = torch.from_numpy(items)
-    columns = {
-        "user": torch.from_numpy(users[begin]),
-        "item": torch.zeros((len(begin), 0), dtype=torch.int64),
-        "y": held_out,
-    }
-    if history is not None:
-        columns["history"] = torch.full((len(begin), history), NOBODY, dtype=torch.int64)
-    num_codes = plan.target.num_outputs
-    bs = max(1, min(BLOCK_SCORES // num_codes, BLOCK_SCORES // (10 * held_out.shape[1]), 4096))
-    return ColumnLoader(columns, plan, bs=bs), notes
+    columns = {**_asked(torch.from_numpy(users[begin]), _history(plan)), "y": held_out}
+    return ColumnLoader(columns, plan, bs=_rows_at_once(plan, held_out.shape[1])), notes
 
 
 def held_out_from(source: Source, plan: Plan, options: Mapping[str, Any]) -> tuple[ColumnLoader, list[str]]:
@@ -394,10 +408,46 @@ def held_out_from(source: Source, plan: Plan, options: Mapping[str, Any]) -> tup
     find_user, find_item = id_finder(plan, "user", Identify), id_finder(plan, "item", IdentifyItems)
     users, items = encode_ids(rows.events.user, find_user), encode_ids(rows.events.item, find_item)
     _, people = fit_encode_ids({"user": rows.events.user})
-    history = plan.fields["history"].raw if "history" in plan.fields else None
-    length = history.length if isinstance(history, ItemsBlock) else None
-    loader, notes = held_out_loader(people["user"], users, items, plan, valid_users=len(rows.events), history=length)
+    loader, notes = held_out_loader(people["user"], users, items, plan, valid_users=len(rows.events))
     return loader, [*rows.notes, *notes]
+
+
+def users_loader(users: Sequence[Label], plan: Plan) -> ColumnLoader:
+    """Return a loader of users by their ids, for whom everything is ranked; raise DataError if there are none."""
+    if isinstance(users, str) or len(users) == 0:
+        raise DataError(f"users to rank items for come as a list of ids, not as {users!r}")
+    find = id_finder(plan, "user", Identify).finder()
+    codes = torch.tensor([find(user) for user in users], dtype=torch.int64)
+    columns = _asked(codes, _history(plan))
+    return ColumnLoader(columns, plan, bs=_rows_at_once(plan, 1), item=lambda position: users[position])
+
+
+def _asked(users: Tensor, history: int | None) -> dict[str, Tensor]:
+    """Return the inputs that ask for all items, by user, with the history seen in training."""
+    columns = {"user": users, "item": torch.zeros((len(users), 0), dtype=torch.int64)}
+    if history is not None:
+        columns["history"] = torch.full((len(users), history), NOBODY, dtype=torch.int64)
+    return columns
+
+
+def _rows_at_once(plan: Plan, held_out: int) -> int:
+    """Return how many users' scores, and comparisons with held-out items, fit into memory."""
+    block = ranked(plan)
+    return max(1, min(BLOCK_SCORES // block.num_outputs, BLOCK_SCORES // (block.depth * max(1, held_out)), 4096))
+
+
+def _history(plan: Plan) -> int | None:
+    """Return the length of the histories a plan has, None if it has none."""
+    block = plan.fields["history"].raw if "history" in plan.fields else None
+    return block.length if isinstance(block, ItemsBlock) else None
+
+
+def ranked(plan: Plan) -> RankedItemsBlock:
+    """Return the target of a ranking."""
+    block = plan.target
+    if not isinstance(block, RankedItemsBlock):
+        raise PlanError(f"this data has the target {block!r}, which is no ranking")
+    return block
 
 
 def id_finder(plan: Plan, field: str, kind: type[Identify] | type[IdentifyItems]) -> Identify:

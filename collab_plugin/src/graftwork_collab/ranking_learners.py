@@ -48,7 +48,7 @@ def ranking_learner(
     model_config: Mapping[str, Any] | None = None,
     loss: Loss | str | None = None,
     metrics: MetricLike | Sequence[MetricLike] | None = None,
-    k: int = 10,
+    k: int | None = None,
     optimizer: str | Callable[..., Optimizer] = "adamw",
     lr: float | None = None,
     wd: float | None = None,
@@ -60,7 +60,8 @@ def ranking_learner(
     """Return a learner of a ranker, which knows what each user has seen in training.
 
     `loss` is how the model learns from candidates: "collab/sampled_softmax" (default), "collab/bpr" or
-    "collab/pair_bce"; ALS, EASE and item-knn are solved, and have none. `metrics` default to all of them at `k`.
+    "collab/pair_bce"; ALS, EASE and item-knn are solved, and have none. `metrics` default to all of them at `k`, which
+    defaults to the data's.
 
     Raises:
         PlanError: the data is no ranking, or has no histories for a model that reads them.
@@ -84,7 +85,7 @@ def ranking_learner(
         spec.id,
         model_config=config,
         loss=loss,
-        metrics=default_metrics(data, k) if metrics is None else metrics,
+        metrics=default_metrics(data, data.k if k is None else k) if metrics is None else metrics,
         optimizer=optimizer,
         lr=default_lr(spec.id) if lr is None else lr,
         wd=default_wd(spec.id) if wd is None else wd,

@@ -156,7 +156,8 @@ class CollabRanking(Task):
         from graftwork_collab.ranking_data import held_out_from
 
         loader, notes = held_out_from(source, plan, {**self._columns(), "on_bad_item": job.on_bad_item})
-        for note in notes:
+        known = "what a user had in training is not recommended, so it counts as not found: evaluate on new rows"
+        for note in (*notes, known):
             logging.getLogger("graftwork").warning(note)
         return loader
 
