@@ -17,7 +17,7 @@ FLOORS = [
     {"plugins", "builtin"},
     {"items", "split", "dataloader", "datablock", "show", "rows"},
     {"events", "callbacks", "metric", "loss", "objective", "optim", "schedule", "runtime", "model", "prediction"}
-    | {"accumulate", "loop", "plots", "engine"},
+    | {"accumulate", "loop", "plots", "engine", "optimizers"},
     {"learner", "lr_find", "results", "baseline", "interpret", "artifact", "predictor", "checkpoint", "resume"},
     {"task", "job", "cli", "testing"},
 ]

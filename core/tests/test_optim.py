@@ -43,6 +43,7 @@ def path(optimizer, steps: int = 3, **options) -> list[float]:
         ("AdamW", {"wd": 0.01, "fused": False}, [0.69733, 1.69432]),
         ("rmsprop", {"wd": 0.0}, [-1.28913, -0.28913]),
         ("RAdam", {"wd": 0.0, "eps": 1e-5, "betas": (0.9, 0.99)}, [0.97, 1.94]),
+        ("RAdam", {"wd": 0.0}, [0.97, 1.94]),
     ],
 )
 def test_golden_paths(optimizer, options, expected):
@@ -70,7 +71,8 @@ def test_the_default_is_fused_and_every_name_is_made():
     assert "lbfgs" not in optimizer_names()
     for name in optimizer_names():
         made = make_optimizer(name, [ParamGroup(name="all", params=[weights(1.0)])], lr=0.1)
-        assert type(made).__name__.lower() == ("adamw" if name == "adam" else name)
+        alias = {"adam": "adamw", "ranger": "lookahead"}.get(name, name.replace("(", "").replace(")", ""))
+        assert type(made).__name__.lower() == alias
 
 
 def test_what_has_no_fused_kernel_is_stepped_all_the_same():
@@ -162,7 +164,7 @@ def test_names_and_options_are_checked():
     make = partial(make_optimizer, groups=groups, lr=0.1)
     with pytest.raises(UnknownName, match="did you mean 'adamw'"):
         make("adamww")
-    with pytest.raises(UnknownName, match="unknown optimizer 'LBFGS'"):
+    with pytest.raises(OptionError, match="LBFGS computes the loss several times within a step"):
         make("LBFGS")
     with pytest.raises(OptionError, match="SGD has no option 'momentun' here; did you mean 'momentum'"):
         make("sgd", momentun=0.9)
@@ -176,10 +178,6 @@ def test_names_and_options_are_checked():
         make("sgd", wd=-1)
     with pytest.raises(OptionError, match="different names"):
         make_optimizer("sgd", groups * 2, lr=0.1)
-    if "muon" not in optimizer_names():
-        return  # it came with torch 2.9
-    with pytest.raises(OptionError, match="refuses its parameters"):
-        make_optimizer("muon", [ParamGroup(name="a", params=[nn.Parameter(torch.ones(3))])], lr=0.1)
 
 
 def test_the_setter_writes_rates_by_name_and_momentum_into_betas():
@@ -243,6 +241,16 @@ def test_the_setter_costs_next_to_nothing():
         return time.process_time() - start
 
     assert min(seconds() for _ in range(20)) / 1000 / len(made.param_groups) < 2e-6
+
+
+def test_the_setter_reaches_the_groups_of_a_state_loaded_later():
+    p = weights(1.0)
+    made = make_optimizer("sgd", [ParamGroup(name="all", params=[p])], lr=0.1)
+    set_hyper = hyper_setter(made, {"all": one_cycle(0.1, 4)})
+    made.load_state_dict(made.state_dict())
+    set_hyper(1)
+    assert made.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert made.param_groups[0]["momentum"] == pytest.approx(0.85)
 
 
 def test_state_survives_a_round_trip_with_names_and_decay():

@@ -1,4 +1,4 @@
-"""Optimizers: torch's own, over named parameter groups, with weight decay where it belongs.
+"""Optimizers by name, torch's and ours, over named parameter groups, with weight decay where it belongs.
 
 Weight decay is decoupled for every optimizer made by name (I. Loshchilov and F. Hutter, arXiv 1711.05101): before a
 step each weight is multiplied by `1 - lr * wd`. Parameters of one dimension (biases among them), and all parameters of
@@ -9,22 +9,30 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graftwork.errors import OptionError, unknown
+from graftwork.events import Callback
+from graftwork.optimizers.joined import Lookahead
+from graftwork.optimizers.moments import Lion, QHAdam
+from graftwork.optimizers.muon import Muon
+from graftwork.optimizers.schedule_free import ScheduleFree, ScheduleFreeAdamW, ScheduleFreeSGD, WeightSwitch
+from graftwork.optimizers.trust import Lamb, Larc
 from graftwork.schedule import Schedule
 
 if TYPE_CHECKING:
     from graftwork.events import TrainState
 
-__all__ = ["OptimizerLike", "ParamGroup", "hyper_setter", "make_optimizer", "optimizer_names"]
+__all__ = ["OptimizerLike", "ParamGroup", "companions", "hyper_setter", "make_optimizer", "optimizer_names"]
 
 OptimizerLike: TypeAlias = str | Callable[..., Optimizer]
 LOG = logging.getLogger(__name__)
@@ -34,8 +42,20 @@ _PRESETS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     "adamw": ("adamw", {"betas": (0.9, 0.99), "eps": 1e-5}),
     "adam": ("adamw", {"betas": (0.9, 0.99), "eps": 1e-5}),
     "sgd": ("sgd", {"momentum": 0.9}),
+    # RAdam under Lookahead, with the values the name was made known with.
+    "ranger": ("lookahead(radam)", {"betas": (0.95, 0.99), "eps": 1e-6}),
+    "schedulefree(adam)": ("schedulefree(adamw)", {}),
 }
-_DECAYS_ITSELF: Final = frozenset({"adamw", "adafactor", "muon"})
+_OURS: Final[Mapping[str, type[Optimizer]]] = {
+    "lamb": Lamb,
+    "larc": Larc,
+    "lion": Lion,
+    "muon": Muon,
+    "qhadam": QHAdam,
+    "schedulefree(adamw)": ScheduleFreeAdamW,
+    "schedulefree(sgd)": ScheduleFreeSGD,
+}
+_DECAYS_ITSELF: Final = frozenset({"adamw", "adafactor", *_OURS})
 _FUSED: Final = frozenset({"Adam", "AdamW", "SGD"})
 _FUSED_ON: Final = frozenset({"cpu", "cuda", "mps", "xpu"})
 _NORMS: Final = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: SLF001 - the only common base
@@ -60,37 +80,101 @@ def make_optimizer(
 ) -> Optimizer:
     """Make an optimizer over the parameters that require a gradient; make a new one after freezing or unfreezing.
 
-    `optimizer` is the name of any class in `torch.optim`, or a function `(param_groups, lr=…, **options) -> Optimizer`,
+    `optimizer` is the name of any class in `torch.optim`, one of ours (lamb, larc, lion, muon, qhadam, ranger,
+    schedulefree(adamw), schedulefree(sgd)), "lookahead(NAME)" around any of them but the schedule-free ones (options
+    `sync_period` and `slow_step`, the rest goes to NAME), or a function `(param_groups, lr=…, **options) -> Optimizer`,
     whose own idea of weight decay then holds. "adamw" (and "adam", the same) has betas (0.9, 0.99) and eps 1e-5, "sgd"
-    has momentum 0.9, all others torch's defaults; fused kernels are used where the device has them. `module` is where
-    normalisation layers are looked for; without it, all parameters of more than one dimension are decayed.
+    has momentum 0.9, all others of torch its defaults; fused kernels are used where the device has them. `module` is
+    where normalisation layers and embeddings are looked for; without it, all parameters of more than one dimension are
+    decayed, and muon takes all matrices.
     Each torch group carries the `name` of its ParamGroup; there are two of a name if only some of it is decayed.
 
     Raises:
         UnknownName: no such optimizer, with the nearest names.
-        OptionError: an impossible or unknown option, or nothing to train.
+        OptionError: an impossible or unknown option, nothing to train, or an optimizer that wants the loss again within
+            a step (LBFGS).
     """
     if not lr > 0 or not wd >= 0:
         raise OptionError(f"lr={lr} must be above 0 and wd={wd} not below")
     torch_groups = _torch_groups(groups, wd, module)
     if not isinstance(optimizer, str):
+        _refuse_closures(optimizer.func if isinstance(optimizer, partial) else optimizer)
         return _checked(optimizer(torch_groups, lr=lr, **options), optimizer)
-    name, preset = _PRESETS.get(optimizer.lower(), (optimizer.lower(), {}))
+    return _named(optimizer.lower().replace(" ", ""), torch_groups, lr, options, module)
+
+
+def _named(
+    given: str, groups: list[dict[str, Any]], lr: float, options: Mapping[str, Any], module: nn.Module | None
+) -> Optimizer:
+    name, preset = _PRESETS.get(given, (given, {}))
+    options = {**preset, **options}
+    if wrapped := re.fullmatch(r"lookahead\((.+)\)", name):
+        return _lookahead(wrapped[1], groups, lr, options, module)
     classes = _classes()
+    if name == "lbfgs":
+        _refuse_closures(torch.optim.LBFGS)
     if name not in classes:
-        raise unknown("optimizer", optimizer, classes)
-    return _build(classes[name], torch_groups, lr, {**preset, **options}, decays=name in _DECAYS_ITSELF)
+        raise unknown("optimizer", given, [*classes, "ranger"], hint="lookahead(NAME) goes around any")
+    kind = classes[name]
+    if kind is Muon and module is not None:
+        options = {"elementwise": _embeddings(module), **options}
+    if issubclass(kind, ScheduleFree):
+        _warn_of_batch_norm(given, module)
+    return _build(kind, groups, lr, options, decays=name in _DECAYS_ITSELF)
+
+
+def _lookahead(
+    name: str, groups: list[dict[str, Any]], lr: float, options: Mapping[str, Any], module: nn.Module | None
+) -> Optimizer:
+    if name.startswith(("lookahead(", "schedulefree(", "ranger")):
+        raise OptionError(f"lookahead({name}): {name} keeps a mean of the weights already; use it by itself")
+    own = {key: options[key] for key in ("sync_period", "slow_step") if key in options}
+    fast = _named(name, groups, lr, {key: value for key, value in options.items() if key not in own}, module)
+    return Lookahead(fast, **own)
+
+
+def companions(optimizer: Optimizer) -> list[Callback]:
+    """Return the callbacks an optimizer needs beside it: a schedule-free one has two sets of weights."""
+    return [WeightSwitch(optimizer)] if isinstance(optimizer, ScheduleFree) else []
 
 
 def optimizer_names() -> list[str]:
-    """Return the names `make_optimizer` knows."""
-    return sorted(_classes())
+    """Return the names `make_optimizer` knows; "lookahead(NAME)" goes around most of them."""
+    return sorted([*_classes(), "ranger"])
 
 
 def _classes() -> dict[str, type[Optimizer]]:
-    """Return torch's optimizers by lower-case name; LBFGS is none for a training loop, as it wants the loss again."""
+    """Return our optimizers, and torch's by lower-case name but the one that wants the loss again."""
     found = {name.lower(): thing for name, thing in vars(torch.optim).items() if isinstance(thing, type)}
-    return {name: c for name, c in found.items() if issubclass(c, Optimizer) and name not in {"optimizer", "lbfgs"}}
+    torchs = {n: c for n, c in found.items() if issubclass(c, Optimizer) and n not in {"optimizer", "lbfgs"}}
+    return {**torchs, **_OURS}
+
+
+def _refuse_closures(kind: object) -> None:
+    """Refuse a class whose step must be given a closure."""
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        return
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise OptionError(
+            f"{kind.__name__} computes the loss several times within a step, which a training loop over batches does "
+            "not offer; use adamw, or muon for a step that knows more than the gradient"
+        )
+
+
+def _embeddings(module: nn.Module) -> list[Tensor]:
+    return [layer.weight for layer in module.modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag)]
+
+
+def _warn_of_batch_norm(name: str, module: nn.Module | None) -> None:
+    """Say what a mean of weights does not fit: statistics of batches that other weights gave."""
+    layers = () if module is None else module.modules()
+    if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):  # noqa: SLF001 - the only common base
+        LOG.warning(
+            "%s validates with a mean of the weights, but batch norm's statistics are those of the weights on the way; "
+            "a model without batch norm fits better, or another optimizer",
+            name,
+        )
 
 
 def _torch_groups(groups: Sequence[ParamGroup], wd: float, module: nn.Module | None) -> list[dict[str, Any]]:
@@ -198,6 +282,7 @@ def _decay(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 def _checked(made: object, factory: object) -> Optimizer:
     if not isinstance(made, Optimizer):
         raise OptionError(f"{factory!r} gave a {type(made).__name__}, not an Optimizer")
+    _refuse_closures(type(made))
     if not all("name" in group for group in made.param_groups):
         raise OptionError(f"{factory!r} must hand the parameter groups it gets on to the optimizer, with their names")
     return made
@@ -213,25 +298,28 @@ def hyper_setter(
     Raises:
         OptionError: a group of the optimizer has no schedule.
     """
-    torch_groups = optimizer.param_groups
-    for group in torch_groups:
+    groups = optimizer.param_groups
+    for group in groups:
         if group["name"] not in schedules:
             raise OptionError(f"no schedule for parameter group {group['name']!r}; there are {sorted(schedules)}")
-    rates = [(group, schedules[group["name"]].lr.item) for group in torch_groups]
-    moved = [(group, mom.item) for group in torch_groups if (mom := schedules[group["name"]].mom) is not None]
-    momenta = [(group, mom) for group, mom in moved if group.get("momentum")]
-    betas = [(group, mom, group["betas"][1]) for group, mom in moved if "betas" in group]
+    names = [group["name"] for group in groups]
+    # By position: loading a state puts new groups in the place of these.
+    rates = [schedules[name].lr.item for name in names]
+    moved = [(i, mom.item) for i, name in enumerate(names) if (mom := schedules[name].mom) is not None]
+    momenta = [(i, mom) for i, mom in moved if groups[i].get("momentum")]
+    betas = [(i, mom, groups[i]["betas"][1]) for i, mom in moved if "betas" in groups[i]]
     if moved and not momenta and not betas:
         LOG.warning("%s has no momentum here, so the momentum schedule is not used", type(optimizer).__name__)
-    last = rates[-1][1]
+    last = [schedule.lr.item for name, schedule in schedules.items() if name in names][-1]
 
     def set_hyper(step: int) -> None:
-        for group, lr in rates:
+        groups = optimizer.param_groups
+        for group, lr in zip(groups, rates, strict=True):
             group["lr"] = lr(step)
-        for group, mom in momenta:
-            group["momentum"] = mom(step)
-        for group, mom, beta2 in betas:
-            group["betas"] = (mom(step), beta2)
+        for i, mom in momenta:
+            groups[i]["momentum"] = mom(step)
+        for i, mom, beta2 in betas:
+            groups[i]["betas"] = (mom(step), beta2)
         if state is not None:
             state.learning_rate = last(step)
 
