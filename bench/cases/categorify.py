@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, Final
 
 from bench import tables
@@ -72,10 +72,11 @@ def large(encode: Callable[[Any], tables.Encoded], warm_rows: int = WARM_ROWS) -
         table = tables.read(settings["large"])
         encode(table.slice(0, warm_rows))
         held = tables.reset_peak()
-        begin = perf_counter()
+        begin, spent = perf_counter(), process_time()
         encoded = encode(table)
-        seconds = perf_counter() - begin
-        return {"value": seconds, "peak": tables.peak_megabytes() - held, "codes": tables.checksums(encoded)}
+        seconds, spent = perf_counter() - begin, process_time() - spent
+        more = tables.peak_megabytes() - held
+        return {"value": seconds, "cpu": spent, "peak": more, "codes": tables.checksums(encoded)}
 
     return side
 
@@ -140,6 +141,7 @@ def _large_figures(report: Report, found: Found, once: Found) -> None:
     if OURS in found:
         _speed(report, found, once)
         _memory(report, found)
+        _processor_time(report, {**found, **once})
         _agreement(report, found[OURS][0]["codes"], {**found, **once})
 
 
@@ -166,6 +168,12 @@ def _memory(report: Report, found: Found) -> None:
     if arrow is not None and peaks[arrow]:
         what = f"peak memory, {OURS} / {arrow}"
         report.checks.append(Check(what=what, value=peaks[OURS] / peaks[arrow], target=1.0))
+
+
+def _processor_time(report: Report, found: Found) -> None:
+    """Tell what a busy machine changes little: the time that both cores spent on it together."""
+    spent = {name: median(result["cpu"] for result in results) for name, results in found.items()}
+    report.notes.append(f"processor time, s: {', '.join(f'{name} {seconds:.2f}' for name, seconds in spent.items())}")
 
 
 def _agreement(report: Report, ours: dict[str, Any], found: Found) -> None:
