@@ -40,26 +40,17 @@ def _checked(k: int, name: str) -> int:
     return k
 
 
-@final
-class _UserMean(Metric):
-    """Average a value over users."""
+class _DeviceMean(Metric):
+    """Average values; sum and count lie on the device."""
 
-    higher_is_better = True
-
-    def __init__(self, per_user: PerUser, *, k: int, name: str) -> None:
+    def __init__(self, *, k: int, name: str) -> None:
         self.k, self.name = _checked(k, name), f"{name}@{k}"
-        self._per_user = per_user
         self._total: Tensor | None = None
         self._count: Tensor | None = None
 
-    def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Add the users of a batch."""
-        top = _first(self.k, self.name, predicted)
-        hits = ((top[:, :, None] == target[:, None, :]) & (top > 0)[:, :, None]).any(2).float()
-        held_out = (target >= 0).sum(1)
-        counted = held_out > 0
-        values = torch.where(counted, self._per_user(hits, held_out.clamp(min=1)), 0)
-        self._add(_wide(values).sum(), counted.sum())
+    def add(self, values: Tensor, counted: Tensor) -> None:
+        """Add the values that count."""
+        self._add(_wide(torch.where(counted, values, 0)).sum(), counted.sum())
 
     def _add(self, total: Tensor, count: Tensor) -> None:
         # Not in place: the state may have been made in inference mode and be added to outside of it.
@@ -72,20 +63,38 @@ class _UserMean(Metric):
             self._add(other._total, other._count)
 
     def compute(self) -> float:
-        """Return the mean over users with something held out; NaN if there are none."""
+        """Return the mean; NaN if nothing counts."""
         if self._total is None or self._count is None:
             raise _nothing_seen(self.name)
         count = int(self._count)
         return float(self._total) / count if count else float("nan")
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Forget what was added."""
         self._total = self._count = None
 
     def to(self, device: torch.device | str) -> None:
         """Move the sums."""
         if self._total is not None and self._count is not None:
             self._total, self._count = self._total.to(device), self._count.to(device)
+
+
+@final
+class _UserMean(_DeviceMean):
+    """Average a value over users with something held out."""
+
+    higher_is_better = True
+
+    def __init__(self, per_user: PerUser, *, k: int, name: str) -> None:
+        super().__init__(k=k, name=name)
+        self._per_user = per_user
+
+    def update(self, predicted: Tensor, target: Tensor) -> None:
+        """Add the users of a batch."""
+        top = _first(self.k, self.name, predicted)
+        hits = ((top[:, :, None] == target[:, None, :]) & (top > 0)[:, :, None]).any(2).float()
+        held_out = (target >= 0).sum(1)
+        self.add(self._per_user(hits, held_out.clamp(min=1)), held_out > 0)
 
 
 def _wide(values: Tensor) -> Tensor:
@@ -216,51 +225,21 @@ class _Coverage(Metric):
 
 
 @final
-class _Popularity(Metric):
+class _Popularity(_DeviceMean):
     """Average the popularity of what was recommended, over all places."""
 
     higher_is_better = False
 
     def __init__(self, popularity: Tensor, k: int) -> None:
-        self.k, self.name = _checked(k, "popularity"), f"popularity@{k}"
+        super().__init__(k=k, name="popularity")
         self._popularity = popularity.detach().float()
-        self._total: Tensor | None = None
-        self._count: Tensor | None = None
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
         """Add the places of a batch."""
         top = _first(self.k, self.name, predicted)
         if self._popularity.device != top.device:
             self._popularity = self._popularity.to(top.device)
-        there = top > 0
-        values = torch.where(there, self._popularity[top.clamp(min=0)], 0)
-        self._add(_wide(values).sum(), there.sum())
-
-    def _add(self, total: Tensor, count: Tensor) -> None:
-        self._total = total if self._total is None else self._total + total.to(self._total.device)
-        self._count = count if self._count is None else self._count + count.to(self._count.device)
-
-    def merge(self, other: Self) -> None:
-        """Add what another one has seen."""
-        if other._total is not None and other._count is not None:
-            self._add(other._total, other._count)
-
-    def compute(self) -> float:
-        """Return the mean; NaN if nothing was recommended."""
-        if self._total is None or self._count is None:
-            raise _nothing_seen(self.name)
-        count = int(self._count)
-        return float(self._total) / count if count else float("nan")
-
-    def reset(self) -> None:
-        """Forget everything but the popularity."""
-        self._total = self._count = None
-
-    def to(self, device: torch.device | str) -> None:
-        """Move the popularity and the sums."""
-        self._popularity = self._popularity.to(device)
-        if self._total is not None and self._count is not None:
-            self._total, self._count = self._total.to(device), self._count.to(device)
+        self.add(self._popularity[top.clamp(min=0)], top > 0)
 
 
 @metric_factory
