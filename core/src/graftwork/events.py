@@ -29,7 +29,10 @@ from graftwork.dataloader import Batch
 from graftwork.errors import OptionError
 
 if TYPE_CHECKING:
+    import torch
     from torch.optim import Optimizer
+
+    from graftwork.objective import Objective
 
 __all__ = ["EVENTS", "Callback", "EventTable", "Phase", "TrainState"]
 
@@ -85,6 +88,15 @@ class TrainState:
     """torch's generator before the last batch, if somebody keeps it: what a step that failed began from."""
     capture: Callable[[bool], tuple[Mapping[str, Any], Mapping[str, bytes]]] | None = None
     """Return all that is needed to go on from here, as a file holds it; True after the end of an epoch."""
+    updates: int = 0
+    """Steps of this fit in which the optimizer moved the weights: those that were not skipped."""
+    objective: Objective | None = None
+    scaler: torch.amp.GradScaler | None = None
+    """What gradients are scaled by in fp16."""
+    flush: Callable[[], None] | None = None
+    """Take the step that skipped batches still owe: backward_end is told, then the optimizer steps."""
+    unscaled_at: int = -1
+    """The step whose gradients have been unscaled."""
 
     def stop(self, why: str) -> None:
         """End training after this batch; the reason is said."""
@@ -94,6 +106,12 @@ class TrainState:
         """Keep the gradients and take no optimizer step for this batch."""
         self.skipping = True
 
+    def unscale(self) -> None:
+        """Bring gradients that fp16 has scaled to their true size; a second call in a step does nothing."""
+        if self.scaler is not None and self.unscaled_at != self.step:
+            self.scaler.unscale_(self.optimizer)
+            self.unscaled_at = self.step
+
 
 class Callback:
     """Listen to training. Override any of the eleven events; `order` sorts callbacks, small first."""
@@ -101,6 +119,8 @@ class Callback:
     order: int = 0
     needs_batches: ClassVar[bool] = True
     """Whether events of single batches are needed where they are listened to: an engine has none."""
+    claims: ClassVar[str | None] = None
+    """What only one callback of a fit can do, in words."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must be in a checkpoint to go on: JSON values and tensors."""
@@ -164,12 +184,17 @@ class EventTable:
 
     @classmethod
     def compile(cls, callbacks: Iterable[Callback]) -> EventTable:
-        """Sort callbacks and collect what they override; raise OptionError for a method that is nearly an event."""
+        """Sort callbacks and collect what they override.
+
+        Raises:
+            OptionError: a method that is nearly an event, or two callbacks that claim the same.
+        """
         given = list(callbacks)
         for callback in given:
             if not isinstance(callback, Callback):
                 raise OptionError(f"{callback!r} among the callbacks is no Callback; pass an instance of a subclass")
             _check_names(callback)
+        _check_claims(given)
         ordered = sorted(given, key=lambda callback: callback.order)
         return cls(**{event: _handlers(event, ordered) for event in EVENTS})
 
@@ -178,6 +203,16 @@ def _handlers(event: str, ordered: list[Callback]) -> tuple[Handler, ...]:
     own = vars(Callback)[event]
     found = [getattr(callback, event) for callback in ordered if getattr(type(callback), event) is not own]
     return tuple(reversed(found) if event.endswith("_end") else found)
+
+
+def _check_claims(given: list[Callback]) -> None:
+    holders: dict[str, Callback] = {}
+    for callback in given:
+        if callback.claims is not None and holders.setdefault(callback.claims, callback) is not callback:
+            raise OptionError(
+                f"{type(holders[callback.claims]).__name__} and {type(callback).__name__} both want to "
+                f"{callback.claims}; give one of them"
+            )
 
 
 def _check_names(callback: Callback) -> None:
