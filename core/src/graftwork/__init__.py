@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "EMA",
     "L1",
     "MSE",
+    "SWA",
+    "ActivationStats",
     "ArtifactError",
     "BCEWithLogits",
     "BadItem",
     "Baseline",
     "Batch",
+    "BatchSizes",
     "Block",
     "BlockError",
     "BlockSteps",
@@ -29,18 +33,25 @@ __all__ = [
     "ColSplitter",
     "ColumnLoader",
     "CrossEntropy",
+    "CutMix",
     "DataBlock",
     "DataError",
     "DataLoaders",
     "Datasets",
+    "DropoutPredictions",
+    "EarlyStopping",
     "EndSplitter",
     "FileSplitter",
     "Focal",
     "FreezeError",
     "FuncSplitter",
+    "GradientAccumulation",
+    "GradientClip",
+    "GradualUnfreezing",
     "GraftworkError",
     "GrandparentSplitter",
     "GroupSplitter",
+    "HistoryFile",
     "IndexSplitter",
     "Interpretation",
     "ItemError",
@@ -51,6 +62,7 @@ __all__ = [
     "Loader",
     "Loss",
     "Metric",
+    "MixUp",
     "ModelContext",
     "ModelParts",
     "MultiCategoryBlock",
@@ -64,14 +76,18 @@ __all__ = [
     "Predictions",
     "Predictor",
     "RandomSplitter",
+    "ReduceOnPlateau",
     "RegexLabeller",
     "RegressionBlock",
     "Runtime",
+    "SaveBest",
     "Split",
     "Splitter",
     "StratifiedSplitter",
     "TargetBlock",
     "Task",
+    "TerminateOnSpike",
+    "TimeLimit",
     "TimeSplitter",
     "TrainState",
     "TrainingError",
@@ -85,12 +101,17 @@ __all__ = [
     "error_rate",
     "f1",
     "f1_multi",
+    "fast_dev_run",
+    "find_batch_size",
     "get_files",
     "get_host",
     "k_folds",
+    "limited",
     "load_learner",
     "mae",
+    "mc_dropout",
     "mse",
+    "overfit_one_batch",
     "parent_label",
     "precision",
     "precision_multi",
@@ -118,6 +139,17 @@ if TYPE_CHECKING:
         RegressionBlock,
         TargetBlock,
     )
+    from graftwork.callbacks.activations import ActivationStats
+    from graftwork.callbacks.averages import EMA, SWA
+    from graftwork.callbacks.batch_size import BatchSizes, find_batch_size
+    from graftwork.callbacks.best import SaveBest
+    from graftwork.callbacks.gradients import GradientAccumulation, GradientClip
+    from graftwork.callbacks.history_file import HistoryFile
+    from graftwork.callbacks.limits import fast_dev_run, limited, overfit_one_batch
+    from graftwork.callbacks.mc_dropout import DropoutPredictions, mc_dropout
+    from graftwork.callbacks.mixing import CutMix, MixUp
+    from graftwork.callbacks.stopping import EarlyStopping, ReduceOnPlateau, TerminateOnSpike, TimeLimit
+    from graftwork.callbacks.unfreezing import GradualUnfreezing
     from graftwork.datablock import DataBlock, DataLoaders, Datasets
     from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader
     from graftwork.errors import (

@@ -13,6 +13,17 @@ _BY_MODULE = {
     "block": (
         "Block BlockSteps CategoryBlock ClassIndexBlock MultiCategoryBlock MultiHotBlock RegressionBlock TargetBlock"
     ),
+    "callbacks.activations": "ActivationStats",
+    "callbacks.averages": "EMA SWA",
+    "callbacks.batch_size": "BatchSizes find_batch_size",
+    "callbacks.best": "SaveBest",
+    "callbacks.gradients": "GradientAccumulation GradientClip",
+    "callbacks.history_file": "HistoryFile",
+    "callbacks.limits": "fast_dev_run limited overfit_one_batch",
+    "callbacks.mc_dropout": "DropoutPredictions mc_dropout",
+    "callbacks.mixing": "CutMix MixUp",
+    "callbacks.stopping": "EarlyStopping ReduceOnPlateau TerminateOnSpike TimeLimit",
+    "callbacks.unfreezing": "GradualUnfreezing",
     "datablock": "DataBlock DataLoaders Datasets",
     "dataloader": "Batch ColumnLoader ItemLoader Loader",
     "errors": (

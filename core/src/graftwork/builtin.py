@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from graftwork.api import BaselineSpec, BlockSpec, LossSpec, MetricSpec, Plugin, TransformSpec, hookimpl
+from graftwork.api import BaselineSpec, BlockSpec, CallbackSpec, LossSpec, MetricSpec, Plugin, TransformSpec, hookimpl
 
 PLUGIN = Plugin(namespace="core", summary="Labels, numbers, and the losses, metrics and baselines for them")
 
@@ -46,6 +46,26 @@ _METRICS = (
     ("rmse", REGRESSION, False, "Root of the mean squared error"),
     ("mae", REGRESSION, False, "Mean absolute error"),
     ("r2", REGRESSION, True, "Share of the variance explained"),
+)
+_CALLBACKS = (
+    (
+        "activation-stats",
+        "activations:ActivationStats",
+        "Record mean, deviation and share near zero of layers' outputs",
+    ),
+    ("cutmix", "mixing:CutMix", "Put a box of another item into each, and mix their losses"),
+    ("early-stopping", "stopping:EarlyStopping", "Stop when a metric has not become better for some epochs"),
+    ("ema", "averages:EMA", "Validate and end with an exponential average of the weights"),
+    ("gradient-accumulation", "gradients:GradientAccumulation", "Take one step for several batches"),
+    ("gradient-clip", "gradients:GradientClip", "Shorten gradients that are too large"),
+    ("gradual-unfreezing", "unfreezing:GradualUnfreezing", "Let one parameter group after another learn"),
+    ("history-file", "history_file:HistoryFile", "Write a line for every epoch into a CSV or JSONL file"),
+    ("mixup", "mixing:MixUp", "Blend each item with another one, and mix their losses"),
+    ("reduce-on-plateau", "stopping:ReduceOnPlateau", "Divide the learning rate when a metric becomes no better"),
+    ("save-best", "best:SaveBest", "Keep the weights of the best epoch, and end with them"),
+    ("swa", "averages:SWA", "Validate and end with the mean of the last epochs' weights"),
+    ("terminate-on-spike", "stopping:TerminateOnSpike", "Stop when the training loss rises far above its mean"),
+    ("time-limit", "stopping:TimeLimit", "Stop after so much time"),
 )
 _DEFAULT_METRICS = frozenset({"accuracy", "accuracy_multi", "mae", "rmse"})
 
@@ -100,6 +120,13 @@ def graftwork_register_metrics() -> Iterator[MetricSpec]:
             higher_is_better=higher,
             default=name in _DEFAULT_METRICS,
         )
+
+
+@hookimpl
+def graftwork_register_callbacks() -> Iterator[CallbackSpec]:
+    """Return the callbacks, none of which is in a run unless asked for."""
+    for name, attribute, summary in _CALLBACKS:
+        yield CallbackSpec(id=f"core/{name}", target=f"graftwork.callbacks.{attribute}", summary=summary)
 
 
 @hookimpl
