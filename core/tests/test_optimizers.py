@@ -12,15 +12,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graftwork.errors import OptionError, UnknownName
-from graftwork.events import TrainState
+from graftwork.datablock import DataLoaders
+from graftwork.errors import OptionError, TrainingError, UnknownName
+from graftwork.events import Callback, TrainState
+from graftwork.learner import Learner
+from graftwork.model import ModelParts
 from graftwork.optim import ParamGroup, companions, hyper_setter, make_optimizer
 from graftwork.optimizers.joined import Lookahead
 from graftwork.optimizers.moments import Lion
 from graftwork.optimizers.muon import MatrixMuon, Muon, orthogonalized
 from graftwork.optimizers.schedule_free import ScheduleFreeSGD, WeightSwitch
 from graftwork.optimizers.trust import Lamb, Larc
-from graftwork.schedule import one_cycle
+from graftwork.schedule import combine, constant, one_cycle, wsd
 
 OURS = ["lamb", "larc", "lion", "muon", "qhadam", "ranger", "lookahead(adamw)", "lookahead(muon)"]
 SCHEDULE_FREE = ["schedulefree(adamw)", "schedulefree(sgd)"]
@@ -435,3 +438,79 @@ def test_groups_that_come_later_and_negative_rates_are_refused():
         made_for("lookahead(sgd)", parameter(1.0)).add_param_group({"params": [parameter(1.0)]})
     with pytest.raises(OptionError, match="must not be below 0"):
         ScheduleFreeSGD([parameter(1.0)], lr=-1)
+
+
+# -- in the learner --------------------------------------------------------------------------------------------------
+
+
+def learner(data: DataLoaders, **options) -> Learner:
+    torch.manual_seed(0)
+    body, head = nn.Sequential(nn.Linear(4, 16), nn.LayerNorm(16), nn.ReLU()), nn.Linear(16, 3)
+    parts = ModelParts(module=nn.Sequential(body, head), groups={"body": (body,), "head": (head,)})
+    return Learner(data, parts, progress=False, **options)
+
+
+class Watch(Callback):
+    """Keep the first weight as it is in training, in validation and at the end of an epoch."""
+
+    def __init__(self):
+        self.seen: dict[str, float] = {}
+
+    def _see(self, state: TrainState, moment: str) -> None:
+        self.seen[moment] = state.model[0][0].weight[0, 0].item()
+
+    def batch_end(self, state: TrainState) -> None:
+        self._see(state, state.phase)
+
+    def epoch_end(self, state: TrainState) -> None:
+        self._see(state, "epoch")
+
+
+@pytest.mark.parametrize("name", ["muon", "ranger", "lookahead(sgd)", "lion", *SCHEDULE_FREE])
+def test_a_learner_learns_by_name(data: DataLoaders, name: str):
+    learn = learner(data, optimizer=name, lr=1.0 if "sgd" in name else 0.03)
+    before = learn.validate()["valid_loss"]
+    watch = Watch()
+    learn.fit(3, callbacks=[watch])
+    assert learn.history[-1]["valid_loss"] < 0.9 * before
+    assert learn.validate()["valid_loss"] == pytest.approx(learn.history[-1]["valid_loss"], rel=1e-6)
+    after = learn.module[0][0].weight[0, 0].item()
+    assert watch.seen["epoch"] == watch.seen["valid"] == after
+    assert (watch.seen["train"] == after) is (name not in SCHEDULE_FREE)
+
+
+def test_a_mean_of_weights_is_left_behind_when_training_breaks_off(data: DataLoaders):
+    class Break(Callback):
+        def batch_end(self, state: TrainState) -> None:
+            if state.step == 7:
+                self.optimizer = state.optimizer
+                raise TrainingError("enough")
+
+    learn, breaks = learner(data, optimizer="schedulefree(sgd)", lr=0.5), Break()
+    with pytest.raises(TrainingError, match="enough"):
+        learn.fit(2, callbacks=[breaks])
+    assert [group["at_gradient"] for group in breaks.optimizer.param_groups] == [False] * len(
+        breaks.optimizer.param_groups
+    )
+
+
+def test_sgdr_has_seven_epochs_and_starts_anew(data: DataLoaders):
+    learn = learner(data).fit_sgdr(3, 1, 0.01)
+    assert len(learn.history) == 7
+    per_epoch = len(data.train)
+    rates = np.array(learn.recorder.learning_rates)
+    assert np.flatnonzero(rates == 0.01).tolist() == [0, per_epoch, 3 * per_epoch]
+    assert len(learner(data).fit_sgdr(2, 1, 0.01, cycle_mult=1).history) == 2
+    with pytest.raises(OptionError, match="cycle_mult=0"):
+        learn.fit_sgdr(3, 1, cycle_mult=0)
+
+
+def test_fit_takes_schedules(data: DataLoaders):
+    steps = 2 * len(data.train)
+    named = learner(data).fit(2, 0.01, schedule="wsd")
+    assert named.recorder.learning_rates == pytest.approx(wsd(0.01, steps).lr)
+    made = learner(data).fit(2, slice(0.001, 0.01), schedule=combine([0.5, 0.5], [one_cycle, one_cycle]))
+    assert made.recorder.learning_rates == pytest.approx(np.tile(one_cycle(0.01, steps // 2).lr, 2))
+    assert learner(data).fit(1, 0.02).recorder.learning_rates == constant(0.02, steps // 2).lr.tolist()
+    with pytest.raises(UnknownName, match="unknown schedule 'cosine'"):
+        learner(data).fit(1, schedule="cosine")

@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graftwork.errors import OptionError
+from graftwork.errors import OptionError, UnknownName
 from graftwork.schedule import (
+    anneal,
+    combine,
     combine_scheds,
     combined_cos,
     constant,
     discriminative_lrs,
     exponential_sweep,
     flat_cos,
+    maker,
     minimum,
     one_cycle,
     sched_const,
@@ -24,11 +27,15 @@ from graftwork.schedule import (
     sched_exp,
     sched_lin,
     sched_poly,
+    sgdr,
+    shaped,
     slide,
     steep,
     suggest_lrs,
     tabulate,
     valley,
+    warm_up,
+    wsd,
 )
 
 QUARTERS = [0, 0.25, 0.5, 0.75, 1]
@@ -251,3 +258,107 @@ def test_what_is_no_sweep_is_refused(lrs, losses):
     for rule in (valley, minimum, steep, slide):
         with pytest.raises(OptionError, match="a sweep"):
             rule(lrs, losses)
+
+
+# -- makers ----------------------------------------------------------------------------------------------------------
+
+
+def test_sgdr_starts_anew_and_each_cycle_is_longer():
+    lr, mom = sgdr(0.4, 70, n_cycles=3, cycle_mult=2)
+    assert mom is None
+    assert np.flatnonzero(lr == 0.4).tolist() == [0, 10, 30]
+    for start, end in ((0, 10), (10, 30), (30, 70)):
+        assert lr[start:end] == pytest.approx(tabulate(sched_cos(0.4, 0), end - start))
+    assert np.flatnonzero(sgdr(1, 9, n_cycles=3, cycle_mult=1).lr == 1).tolist() == [0, 3, 6]
+
+
+def test_wsd_warms_up_stays_and_falls():
+    lr, mom = wsd(0.1, 100, pct_warm=0.1, pct_decay=0.25, div=10, div_final=100)
+    assert mom is None
+    assert lr[:10] == pytest.approx(np.linspace(0.01, 0.1, 10, endpoint=False))
+    assert lr[10:75].tolist() == [0.1] * 65
+    assert lr[75:] == pytest.approx(0.1 - (0.1 - 0.001) * np.sqrt(np.arange(25) / 25))
+
+
+@pytest.mark.parametrize("how", ["lin", "cos", "exp", "poly"])
+def test_anneal_is_its_shape(how):
+    shape = {
+        "lin": sched_lin(0.2, 0.002),
+        "cos": sched_cos(0.2, 0.002),
+        "exp": sched_exp(0.2, 0.002),
+        "poly": sched_poly(0.2, 0.002, power=2),
+    }[how]
+    assert anneal(0.2, 9, how=how, div_final=100).lr == pytest.approx(tabulate(shape, 9))
+    assert maker(how)(0.2, 9).lr == pytest.approx(anneal(0.2, 9, how=how).lr)
+
+
+def test_makers_by_name():
+    assert maker("one_cycle")(0.1, 20).lr == pytest.approx(one_cycle(0.1, 20).lr)
+    assert maker(flat_cos) is flat_cos
+    for name in ("constant", "cos", "exp", "flat_cos", "lin", "one_cycle", "poly", "sgdr", "wsd"):
+        lr = maker(name)(0.1, 37).lr
+        assert len(lr) == 37
+        assert 0 < lr.min() <= lr.max() <= 0.1
+    with pytest.raises(UnknownName, match="unknown schedule 'one_cylce'; did you mean 'one_cycle'"):
+        maker("one_cylce")
+    with pytest.raises(UnknownName, match="unknown way to anneal 'sin'"):
+        anneal(0.1, 3, how="sin")
+
+
+def test_a_warm_up_goes_before_any_schedule():
+    lr, mom = warm_up(one_cycle, pct=0.2, div=4)(0.1, 50)
+    late, late_mom = one_cycle(0.1, 40)
+    assert lr[10:].tolist() == late.tolist()
+    assert lr[:10] == pytest.approx(np.linspace(late[0] / 4, late[0], 10, endpoint=False))
+    assert mom.tolist() == [late_mom[0]] * 10 + late_mom.tolist()
+    assert warm_up(constant, pct=0.9)(0.1, 1).lr.tolist() == [0.1]
+    assert warm_up(constant, pct=0)(0.1, 3).lr.tolist() == [0.1] * 3
+
+
+def test_shapes_make_schedules_in_multiples_of_the_rate():
+    make = shaped(combined_cos(0.25, 1 / 25, 1, 1e-5), combined_cos(0.25, 0.95, 0.85, 0.95))
+    for found, wanted in zip(make(1e-2, 20), one_cycle(1e-2, 20), strict=True):
+        assert found == pytest.approx(wanted)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5), st.integers(1, 200), rates)
+def test_combined_schedules_cover_every_step_in_turn(weights, num_steps, lr):
+    weights[0] += 0.1
+    pcts = (np.array(weights) / sum(weights)).tolist()
+    makers = [shaped(sched_const(i + 1)) for i in range(len(pcts))]
+    table = combine(pcts, makers)(lr, num_steps).lr / lr
+    assert len(table) == num_steps
+    assert (np.diff(table) >= 0).all()
+    counts = [np.isclose(table, i + 1).sum() for i in range(len(pcts))]
+    assert np.abs(counts - np.array(pcts) * num_steps).max() <= 1 + 1e-6
+
+
+def test_combined_momenta_need_all_or_none():
+    assert len(combine([0.5, 0.5], [one_cycle, one_cycle])(0.1, 10).mom) == 10
+    with pytest.raises(OptionError, match="some of these schedules move the momentum"):
+        combine([0.5, 0.5], [one_cycle, constant])(0.1, 10)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sgdr(0, 5),
+        lambda: sgdr(1, 0),
+        lambda: sgdr(1, 5, n_cycles=0),
+        lambda: sgdr(1, 5, cycle_mult=0),
+        lambda: wsd(1, 5, pct_warm=0.6, pct_decay=0.6),
+        lambda: wsd(1, 5, pct_warm=-0.1),
+        lambda: wsd(1, 5, div=0),
+        lambda: anneal(-1, 5),
+        lambda: anneal(1, 0),
+        lambda: warm_up(constant, pct=1.0),
+        lambda: warm_up(constant, div=0),
+        lambda: combine([0.5], [constant]),
+        lambda: combine([0.5, 0.5], [constant]),
+        lambda: combine([1.0], [constant])(1, 0),
+        lambda: shaped(sched_const(1))(0, 3),
+    ],
+)
+def test_impossible_makers_are_refused(make):
+    with pytest.raises(OptionError):
+        make()

@@ -22,11 +22,11 @@ from graftwork.events import Callback, EventTable, TrainState
 from graftwork.loop import Feed, Loop, collect, evaluate
 from graftwork.model import ModelParts, build_model, freeze_groups
 from graftwork.objective import LossLike, MetricLike, Objective
-from graftwork.optim import ParamGroup, hyper_setter, make_optimizer
+from graftwork.optim import ParamGroup, companions, hyper_setter, make_optimizer
 from graftwork.page import Page
 from graftwork.prediction import Prediction, Predictions
 from graftwork.runtime import Runtime, seeded
-from graftwork.schedule import Schedule, constant, discriminative_lrs, flat_cos, one_cycle
+from graftwork.schedule import Schedule, ScheduleMaker, discriminative_lrs, flat_cos, maker, one_cycle, sgdr
 from graftwork.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -121,11 +121,12 @@ class Learner:
         epochs: int,
         lr: LearningRate | None = None,
         *,
+        schedule: str | ScheduleMaker = "constant",
         wd: float | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> Self:
-        """Train at a constant learning rate."""
-        return self._fit(epochs, lr, wd, callbacks, constant)
+        """Train at a constant learning rate, or by a schedule: a name ("cos", "wsd", …) or a maker."""
+        return self._fit(epochs, lr, wd, callbacks, maker(schedule))
 
     def fit_one_cycle(
         self,
@@ -165,6 +166,25 @@ class Learner:
             return flat_cos(lr, steps, div_final=div_final, pct_start=pct_start)
 
         return self._fit(epochs, lr, wd, callbacks, schedule)
+
+    def fit_sgdr(
+        self,
+        n_cycles: int,
+        cycle_len: int,
+        lr_max: LearningRate | None = None,
+        *,
+        cycle_mult: int = 2,
+        wd: float | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> Self:
+        """Train along cosines that fall to 0 and start anew; each is `cycle_mult` times as long.
+
+        I. Loshchilov and F. Hutter, arXiv 1608.03983. The first has `cycle_len` epochs: `fit_sgdr(3, 1)` has 1 + 2 + 4.
+        """
+        if n_cycles < 1 or cycle_len < 1 or cycle_mult < 1:
+            raise OptionError(f"n_cycles={n_cycles}, cycle_len={cycle_len}, cycle_mult={cycle_mult} must be 1 or more")
+        epochs = sum(cycle_len * cycle_mult**i for i in range(n_cycles))
+        return self._fit(epochs, lr_max, wd, callbacks, partial(sgdr, n_cycles=n_cycles, cycle_mult=cycle_mult))
 
     def fine_tune(
         self,
@@ -229,7 +249,8 @@ class Learner:
         given = [*self.callbacks, *callbacks]
         everyone = [self.recorder, *given]
         state.capture = partial(self._capture, state, everyone, schedules)
-        table = EventTable.compile(everyone if self.display is None else [*everyone, self.display])
+        heard = [*everyone, *companions(optimizer)]
+        table = EventTable.compile(heard if self.display is None else [*heard, self.display])
         loop = Loop(self.feed, self.objective, optimizer, table, state, hyper_setter(optimizer, schedules, state))
         run = self._engine_run(optimizer, schedules, state, given)
         start = None if found is None else _Start(found=found, learn=self, callbacks=everyone, state=state)

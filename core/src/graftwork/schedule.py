@@ -1,31 +1,36 @@
 """Schedules: how learning rate and momentum go over training, and which rate to take.
 
 A shape is a function of the share of training done, from 0 to 1. A schedule is computed once for all steps: step
-number i of n stands at the share i / n, so that the last step stands one short of the end.
+number i of n stands at the share i / n, so that the last step stands one short of the end. What makes a schedule of a
+learning rate and a number of steps is a maker: `one_cycle`, `wsd`, `combine([0.1, 0.9], [a, b])`, or your own function.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import cos, pi
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from graftwork.errors import OptionError
+from graftwork.errors import OptionError, unknown
 
 __all__ = [
     "Schedule",
+    "ScheduleMaker",
     "Shape",
+    "anneal",
+    "combine",
     "combine_scheds",
     "combined_cos",
     "constant",
     "discriminative_lrs",
     "exponential_sweep",
     "flat_cos",
+    "maker",
     "minimum",
     "one_cycle",
     "sched_const",
@@ -33,11 +38,15 @@ __all__ = [
     "sched_exp",
     "sched_lin",
     "sched_poly",
+    "sgdr",
+    "shaped",
     "slide",
     "steep",
     "suggest_lrs",
     "tabulate",
     "valley",
+    "warm_up",
+    "wsd",
 ]
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -50,6 +59,10 @@ class Schedule(NamedTuple):
 
     lr: Floats
     mom: Floats | None = None
+
+
+ScheduleMaker: TypeAlias = Callable[[float, int], Schedule]
+"""Make a schedule of a learning rate and a number of steps."""
 
 
 # -- shapes ----------------------------------------------------------------------------------------------------------
@@ -104,14 +117,16 @@ def combine_scheds(pcts: Sequence[float], shapes: Sequence[Shape]) -> Shape:
     Raises:
         OptionError: the shares do not add up to 1, one is negative, or there are more or fewer than shapes.
     """
-    if len(pcts) != len(shapes) or min(pcts, default=-1) < 0 or abs(sum(pcts) - 1) > 1e-6:
-        raise OptionError(
-            f"{len(shapes)} shapes need as many shares, none negative, that add up to 1; found {list(pcts)}"
-        )
+    _check_shares(pcts, len(shapes))
     # A shape without any time is never asked; its neighbours meet there.
     timed = [(pct, shape) for pct, shape in zip(pcts, shapes, strict=True) if pct > 0]
     starts = [0.0, *np.cumsum([pct for pct, _ in timed]).tolist()[:-1]]
     return partial(_combined, starts, [pct for pct, _ in timed], [shape for _, shape in timed])
+
+
+def _check_shares(pcts: Sequence[float], number: int) -> None:
+    if len(pcts) != number or min(pcts, default=-1) < 0 or abs(sum(pcts) - 1) > 1e-6:
+        raise OptionError(f"{number} parts need as many shares, none negative, that add up to 1; found {list(pcts)}")
 
 
 def _combined(starts: list[float], lengths: list[float], shapes: list[Shape], pct: float) -> float:
@@ -179,11 +194,141 @@ def flat_cos(lr: float, num_steps: int, *, div_final: float = 1e5, pct_start: fl
     return Schedule(_two_cosines(pct_start, lr, lr, last, num_steps))
 
 
+def anneal(lr: float, num_steps: int, *, how: str = "cos", div_final: float = 1e5, power: float = 2.0) -> Schedule:
+    """Go from lr down to lr / div_final: "lin", "cos", "exp" or "poly", whose power is `power`."""
+    start, end = _positive("lr", lr), lr / _positive("div_final", div_final)
+    ways: Mapping[str, Callable[[float, float], Shape]] = {
+        "lin": sched_lin,
+        "cos": sched_cos,
+        "exp": sched_exp,
+        "poly": partial(sched_poly, power=power),
+    }
+    if how not in ways:
+        raise unknown("way to anneal", how, ways)
+    return Schedule(tabulate(ways[how](start, end), num_steps))
+
+
+def sgdr(lr_max: float, num_steps: int, *, n_cycles: int = 3, cycle_mult: int = 2) -> Schedule:
+    """Go along cosines from lr_max to 0, each `cycle_mult` times as long as the one before.
+
+    I. Loshchilov and F. Hutter, arXiv 1608.03983.
+    """
+    if n_cycles < 1 or cycle_mult < 1:
+        raise OptionError(f"n_cycles={n_cycles} and cycle_mult={cycle_mult} must be 1 or more")
+    falling = partial(_two_cosines, 0.0, 0.0, _positive("lr_max", lr_max), 0.0)
+    lengths = _parts([cycle_mult**i for i in range(n_cycles)], num_steps)
+    return Schedule(np.concatenate([falling(length) for length in lengths if length]))
+
+
+def wsd(
+    lr: float,
+    num_steps: int,
+    *,
+    pct_warm: float = 0.05,
+    pct_decay: float = 0.2,
+    div: float = 25.0,
+    div_final: float = 1e5,
+) -> Schedule:
+    """Warm up along a line from lr / div, stay at lr, and fall to lr / div_final as 1 - sqrt falls.
+
+    S. Hu et al., arXiv 2404.06395; the fall: A. Hägele et al., arXiv 2405.18392. The stable part may be cut or made
+    longer at will, which a cosine may not.
+    """
+    if not (pct_warm >= 0 and pct_decay >= 0 and pct_warm + pct_decay <= 1):
+        raise OptionError(f"pct_warm={pct_warm} and pct_decay={pct_decay} must be shares that add up to 1 at most")
+    falling = partial(anneal, how="poly", power=0.5, div_final=div_final)
+    rising = shaped(sched_lin(1 / _positive("div", div), 1))
+    return combine([pct_warm, 1 - pct_warm - pct_decay, pct_decay], [rising, constant, falling])(lr, num_steps)
+
+
 def exponential_sweep(start: float, end: float, num_steps: int) -> Schedule:
     """Multiply the learning rate by the same factor at each step; the last step is at `end`."""
     if num_steps < 2:
         raise OptionError(f"a sweep of {num_steps} step(s) has no two ends; take 100")
     return Schedule(np.geomspace(_positive("start", start), _positive("end", end), num_steps))
+
+
+# -- makers ----------------------------------------------------------------------------------------------------------
+
+
+def shaped(lr: Shape, mom: Shape | None = None) -> ScheduleMaker:
+    """Make schedules of shapes: `lr` in multiples of the learning rate, `mom` as it is."""
+
+    def make(rate: float, num_steps: int) -> Schedule:
+        rates = _positive("lr", rate) * tabulate(lr, num_steps)
+        return Schedule(rates, None if mom is None else tabulate(mom, num_steps))
+
+    return make
+
+
+def combine(pcts: Sequence[float], makers: Sequence[ScheduleMaker]) -> ScheduleMaker:
+    """Go through several schedules of the same rate one after another, each for its share of the steps.
+
+    Raises:
+        OptionError: shares that do not add up to 1, and, when a schedule is made: some move the momentum, some do not.
+    """
+    _check_shares(pcts, len(makers))
+
+    def make(lr: float, num_steps: int) -> Schedule:
+        lengths = _parts(pcts, num_steps)
+        return _chained(part(lr, length) for part, length in zip(makers, lengths, strict=True) if length)
+
+    return make
+
+
+def warm_up(make: ScheduleMaker, *, pct: float = 0.05, div: float = 25.0) -> ScheduleMaker:
+    """Go along a line up to where a schedule begins, for a share of the steps; the schedule has the others."""
+    _positive("div", div)
+    if not 0 <= pct < 1:
+        raise OptionError(f"pct={pct} must lie between 0 and 1, 1 left out")
+
+    def make_warm(lr: float, num_steps: int) -> Schedule:
+        # One step has to be left for the schedule.
+        ramp = min(_parts([pct, 1 - pct], num_steps)[0], num_steps - 1)
+        rates, mom = make(lr, num_steps - ramp)
+        if not ramp:
+            return Schedule(rates, mom)
+        rising = tabulate(sched_lin(rates[0] / div, rates[0]), ramp)
+        return _chained([Schedule(rising, None if mom is None else np.full(ramp, mom[0])), Schedule(rates, mom)])
+
+    return make_warm
+
+
+def maker(schedule: str | ScheduleMaker) -> ScheduleMaker:
+    """Return a maker by its name; a maker is returned as it is. Raise UnknownName, with the nearest names."""
+    if not isinstance(schedule, str):
+        return schedule
+    if schedule not in _MAKERS:
+        raise unknown("schedule", schedule, _MAKERS)
+    return _MAKERS[schedule]
+
+
+_MAKERS: Final[Mapping[str, ScheduleMaker]] = {
+    "constant": constant,
+    "cos": anneal,
+    "exp": partial(anneal, how="exp"),
+    "flat_cos": flat_cos,
+    "lin": partial(anneal, how="lin"),
+    "one_cycle": one_cycle,
+    "poly": partial(anneal, how="poly"),
+    "sgdr": sgdr,
+    "wsd": wsd,
+}
+
+
+def _parts(weights: Sequence[float], num_steps: int) -> list[int]:
+    """Part the steps in proportion to the weights, each bound rounded to the nearest step."""
+    _shares(num_steps)
+    bounds = np.cumsum(weights) / sum(weights) * num_steps
+    return [int(length) for length in np.diff(np.floor(bounds + 0.5), prepend=0)]
+
+
+def _chained(schedules: Iterable[Schedule]) -> Schedule:
+    found = list(schedules)
+    moms = [schedule.mom for schedule in found if schedule.mom is not None]
+    if moms and len(moms) < len(found):
+        raise OptionError("some of these schedules move the momentum and some do not; give shaped() a momentum too")
+    return Schedule(np.concatenate([schedule.lr for schedule in found]), np.concatenate(moms) if moms else None)
 
 
 def _positive(name: str, value: float) -> float:
