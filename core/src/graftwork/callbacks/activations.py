@@ -125,7 +125,7 @@ class ActivationStats(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what has been recorded."""
         self._read()
-        return {"layers": self.layers, "steps": self.steps, "values": self.values}
+        return {"layers": list(self.layers), "steps": list(self.steps), "values": self.values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on recording."""

@@ -197,3 +197,12 @@ class SWA(AveragedWeights):
 
     def _share(self) -> float:
         return 1 / self.count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average, and which epoch was the last in it."""
+        return {**super().state_dict(), "last": self._last}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with an average; an epoch that is validated once more is not taken twice."""
+        super().load_state_dict(state)
+        self._last = state["last"]

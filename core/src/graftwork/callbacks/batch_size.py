@@ -88,10 +88,10 @@ def _seconds(learner: Learner, bs: int, steps: int) -> float | None:
         full = isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY)
         if not full:
             raise
-    finally:
-        gc.collect()
-        if learner.session.device.type == "cuda":
-            torch.cuda.empty_cache()
+    # Outside of the except block, which would hold on to the tensors of the frames that failed.
+    gc.collect()
+    if learner.session.device.type == "cuda":
+        torch.cuda.empty_cache()
     return None
 
 

@@ -66,7 +66,7 @@ class HistoryFile(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the lines so far."""
-        return {"rows": self.rows}
+        return {"rows": [dict(row) for row in self.rows]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Know the lines so far; the next epoch writes all of them."""

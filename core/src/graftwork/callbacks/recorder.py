@@ -41,6 +41,7 @@ class Recorder(Callback):
         self._pending: list[Tensor] = []
         self._packed: list[Tensor] = []
         self._sizes: list[int] = []
+        self._counted = 0
         self._next_look = 0.0
         self._epoch_began = 0.0
 
@@ -50,7 +51,8 @@ class Recorder(Callback):
 
     def phase_start(self, state: TrainState) -> None:
         """Forget losses that an interrupted phase left behind."""
-        self._pending, self._packed, self._sizes = [], [], []
+        if state.phase == "train":
+            self._pending, self._packed, self._sizes, self._counted = [], [], [], 0
 
     def batch_end(self, state: TrainState) -> None:
         """Keep the loss, unread."""
@@ -83,6 +85,7 @@ class Recorder(Callback):
             return
         losses, sizes = self._phase(state)
         self.losses += losses.tolist()
+        self._counted = len(self._sizes)
         finite = torch.isfinite(losses)
         if not finite.all():
             first = int((~finite).nonzero()[0])
@@ -102,8 +105,10 @@ class Recorder(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the losses and rates so far, those of the phase that has not ended too, and the history."""
         pending = [*self._packed, torch.stack(self._pending)] if self._pending else self._packed
+        # What fails in validation goes on at the end of the training phase, which is then told once more.
+        read = self.losses[: len(self.losses) - self._counted]
         return {
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "losses": torch.tensor(read, dtype=torch.float64),
             "learning_rates": torch.tensor(self.learning_rates, dtype=torch.float64),
             "phase": torch.cat(pending) if pending else torch.zeros(0),
             "sizes": torch.tensor(self._sizes, dtype=torch.int64),
@@ -115,7 +120,7 @@ class Recorder(Callback):
         """Go on from what `state_dict` gave."""
         self.losses, self.learning_rates = state["losses"].tolist(), state["learning_rates"].tolist()
         self._pending, self._packed = [], [state["phase"].clone()] if len(state["phase"]) else []
-        self._sizes, self.epoch_ends = state["sizes"].tolist(), list(state["epoch_ends"])
+        self._sizes, self.epoch_ends, self._counted = state["sizes"].tolist(), list(state["epoch_ends"]), 0
         self.history = [{n: math.nan if v is None else v for n, v in line.items()} for line in state["history"]]
 
     def epoch_end(self, state: TrainState) -> None:
@@ -123,6 +128,7 @@ class Recorder(Callback):
         state.record["seconds"] = perf_counter() - self._epoch_began
         self.history.append(dict(state.record))
         self.epoch_ends.append(len(self.losses))
+        self._pending, self._packed, self._sizes, self._counted = [], [], [], 0
 
     def plot_losses(self) -> Figure:
         """Draw the training loss over steps, smoothed, and the validation loss at the end of each epoch."""
