@@ -26,7 +26,10 @@ __all__ = [
     "BlockSteps",
     "Bound",
     "Callback",
+    "Catalog",
+    "CatalogEntry",
     "CategoryBlock",
+    "Checkpointer",
     "ClassIndexBlock",
     "ClassificationInterpretation",
     "ColReader",
@@ -45,6 +48,7 @@ __all__ = [
     "Focal",
     "FreezeError",
     "FuncSplitter",
+    "Fused",
     "GradientAccumulation",
     "GradientClip",
     "GradualUnfreezing",
@@ -61,6 +65,7 @@ __all__ = [
     "Learner",
     "Loader",
     "Loss",
+    "MLflow",
     "Metric",
     "MixUp",
     "ModelContext",
@@ -75,6 +80,7 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Predictor",
+    "Profile",
     "RandomSplitter",
     "ReduceOnPlateau",
     "RegexLabeller",
@@ -86,26 +92,33 @@ __all__ = [
     "StratifiedSplitter",
     "TargetBlock",
     "Task",
+    "TensorBoard",
     "TerminateOnSpike",
     "TimeLimit",
     "TimeSplitter",
+    "Tracker",
     "TrainState",
     "TrainingError",
     "Transform",
     "UnknownName",
     "UserError",
+    "WandB",
     "__version__",
     "accuracy",
     "accuracy_multi",
     "as_metric",
+    "default_baselines",
     "error_rate",
+    "evaluate_baseline",
     "f1",
     "f1_multi",
     "fast_dev_run",
     "find_batch_size",
     "get_files",
     "get_host",
+    "installed",
     "k_folds",
+    "launch",
     "limited",
     "load_learner",
     "mae",
@@ -128,7 +141,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from graftwork.artifact import load_learner, read_manifest
-    from graftwork.baseline import Baseline
+    from graftwork.baseline import Baseline, default_baselines, evaluate_baseline
+    from graftwork.batch import Batch
     from graftwork.block import (
         Block,
         BlockSteps,
@@ -143,15 +157,18 @@ if TYPE_CHECKING:
     from graftwork.callbacks.averages import EMA, SWA
     from graftwork.callbacks.batch_size import BatchSizes, find_batch_size
     from graftwork.callbacks.best import SaveBest
+    from graftwork.callbacks.checkpointer import Checkpointer
     from graftwork.callbacks.gradients import GradientAccumulation, GradientClip
     from graftwork.callbacks.history_file import HistoryFile
     from graftwork.callbacks.limits import fast_dev_run, limited, overfit_one_batch
     from graftwork.callbacks.mc_dropout import DropoutPredictions, mc_dropout
     from graftwork.callbacks.mixing import CutMix, MixUp
     from graftwork.callbacks.stopping import EarlyStopping, ReduceOnPlateau, TerminateOnSpike, TimeLimit
+    from graftwork.callbacks.trackers import MLflow, TensorBoard, WandB
+    from graftwork.callbacks.tracking import Tracker
     from graftwork.callbacks.unfreezing import GradualUnfreezing
     from graftwork.datablock import DataBlock, DataLoaders, Datasets
-    from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader
+    from graftwork.dataloader import ColumnLoader, ItemLoader, Loader
     from graftwork.errors import (
         ArtifactError,
         BlockError,
@@ -170,6 +187,7 @@ if TYPE_CHECKING:
     from graftwork.events import Callback, TrainState
     from graftwork.interpret import ClassificationInterpretation, Interpretation
     from graftwork.items import ColReader, ItemGetter, RegexLabeller, get_files, parent_label
+    from graftwork.launcher import launch
     from graftwork.learner import Learner
     from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
     from graftwork.metric import (
@@ -195,8 +213,10 @@ if TYPE_CHECKING:
     from graftwork.model import ModelContext, ModelParts
     from graftwork.plan import Plan
     from graftwork.plugins import get_host
+    from graftwork.plugins.catalog import Catalog, CatalogEntry, installed
     from graftwork.prediction import Prediction, Predictions
     from graftwork.predictor import BadItem, Predictor
+    from graftwork.profiler import Profile
     from graftwork.runtime import Runtime
     from graftwork.split import (
         ColSplitter,
@@ -214,7 +234,7 @@ if TYPE_CHECKING:
         k_folds,
     )
     from graftwork.task import Task
-    from graftwork.transform import Bound, On, Transform
+    from graftwork.transform import Bound, Fused, On, Transform
 else:
     from graftwork._lazy import lazy
 

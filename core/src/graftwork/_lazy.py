@@ -9,7 +9,8 @@ __all__ = ["HOMES", "lazy"]
 
 _BY_MODULE = {
     "artifact": "load_learner read_manifest",
-    "baseline": "Baseline",
+    "baseline": "Baseline default_baselines evaluate_baseline",
+    "batch": "Batch Part",
     "block": (
         "Block BlockSteps CategoryBlock ClassIndexBlock MultiCategoryBlock MultiHotBlock RegressionBlock TargetBlock"
     ),
@@ -17,41 +18,51 @@ _BY_MODULE = {
     "callbacks.averages": "EMA SWA",
     "callbacks.batch_size": "BatchSizes find_batch_size",
     "callbacks.best": "SaveBest",
+    "callbacks.checkpointer": "Checkpointer",
     "callbacks.gradients": "GradientAccumulation GradientClip",
     "callbacks.history_file": "HistoryFile",
     "callbacks.limits": "fast_dev_run limited overfit_one_batch",
     "callbacks.mc_dropout": "DropoutPredictions mc_dropout",
     "callbacks.mixing": "CutMix MixUp",
     "callbacks.stopping": "EarlyStopping ReduceOnPlateau TerminateOnSpike TimeLimit",
+    "callbacks.trackers": "MLflow TensorBoard WandB",
+    "callbacks.tracking": "Tracker",
     "callbacks.unfreezing": "GradualUnfreezing",
     "datablock": "DataBlock DataLoaders Datasets",
-    "dataloader": "Batch ColumnLoader ItemLoader Loader",
+    "dataloader": "ColumnLoader ItemLoader Loader",
     "errors": (
         "ArtifactError BlockError DataError FreezeError GraftworkError ItemError OptionError PlanError PluginError "
         "TrainingError UnknownName UserError unknown"
     ),
     "engine": "Engine EngineRun",
+    "figure": "new_figure",
     "events": "Callback TrainState",
     "interpret": "ClassificationInterpretation Interpretation",
     "items": "ColReader ItemGetter RegexLabeller get_files parent_label",
+    "launcher": "launch",
     "learner": "Learner",
+    "loop": "Feed",
     "loss": "BCEWithLogits CrossEntropy Focal L1 LabelSmoothing Loss MSE",
     "metric": (
         "MeanMetric Metric TorchMetric accuracy accuracy_multi as_metric error_rate f1 f1_multi mae metric_factory mse "
         "precision precision_multi r2 recall recall_multi rmse roc_auc roc_auc_multi top_k_accuracy"
     ),
-    "model": "ModelContext ModelParts",
+    "model": "Carrying ModelContext ModelParts",
+    "objective": "Objective",
     "plan": "Plan",
     "plugins": "get_host",
+    "plugins.catalog": "Catalog CatalogEntry installed",
     "prediction": "Prediction Predictions",
-    "predictor": "BadItem Predictor",
+    "predictor": "BadItem Predictor evaluating",
+    "profiler": "Profile",
+    "rows": "fields_at",
     "runtime": "Runtime",
     "split": (
         "ColSplitter EndSplitter FileSplitter FuncSplitter GrandparentSplitter GroupSplitter IndexSplitter "
         "RandomSplitter Split Splitter StratifiedSplitter TimeSplitter k_folds"
     ),
     "task": "JobOptions Task option",
-    "transform": "Bound On Transform",
+    "transform": "Bound Fused On Transform",
 }
 
 HOMES = {name: f"graftwork.{module}" for module, names in _BY_MODULE.items() for name in names.split()}
@@ -63,7 +74,7 @@ def lazy(module: str, public: Collection[str]) -> Callable[[str], object]:
 
     def resolve(name: str) -> object:
         if name not in public or name not in HOMES:
-            raise AttributeError(_refusal(module, name, public), name=name, obj=sys.modules[module])
+            return _deprecated(module, name, public)
         from importlib import import_module
 
         value: object = getattr(import_module(HOMES[name]), name)
@@ -71,6 +82,22 @@ def lazy(module: str, public: Collection[str]) -> Callable[[str], object]:
         return value
 
     return resolve
+
+
+def _deprecated(module: str, name: str, public: Collection[str]) -> object:
+    """Return what was offered as `name`, with a warning at every use; raise AttributeError if nothing ever was."""
+    place = ""
+    if not name.startswith("_"):
+        from graftwork.deprecations import moved
+
+        place = moved(module, name)
+    if not place:
+        raise AttributeError(_refusal(module, name, public), name=name, obj=sys.modules[module])
+    from importlib import import_module
+
+    path, _, attribute = place.partition(":")
+    value: object = getattr(import_module(path), attribute)
+    return value
 
 
 def _refusal(module: str, name: str, public: Collection[str]) -> str:

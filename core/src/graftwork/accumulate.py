@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Generic, ParamSpec, Self, final
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, final
 
 import torch
 from torch import Tensor
 
-from graftwork.errors import DataError
+from graftwork.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     import torchmetrics
@@ -54,6 +55,16 @@ class Metric(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> None:
         """Move what was accumulated."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was accumulated, for another process to merge: JSON values and tensors."""
+        raise OptionError(
+            f"metric {self.name!r} cannot be merged over processes: {type(self).__name__} has no state_dict() and "
+            "load_state_dict(state); add them, or leave the metric out"
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - goes with state_dict, which refuses
+        """Take what `state_dict` of another metric of the same kind gave."""
 
 
 @final
@@ -138,6 +149,14 @@ class MeanMetric(Metric):
         if self._total is not None:
             self._total = self._total.to(device)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return total and count."""
+        return {"count": self._count} | ({} if self._total is None else {"total": self._total})
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take total and count."""
+        self._total, self._count = state.get("total"), state["count"]
+
 
 def _wide(total: Tensor) -> Tensor:
     """Return a total with room for many more: sums of float32 lose the small ones; MPS has no float64."""
@@ -213,6 +232,32 @@ class TorchMetric(Metric):
         """Move the state."""
         if self._inner is not None:
             self._inner = self._inner.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, of lists the elements by number."""
+        if self._inner is None:
+            return {"num_outputs": 0}
+        told: dict[str, Any] = {"num_outputs": self._num_outputs, "updates": self._inner.update_count, "lists": []}
+        for name, value in self._inner.metric_state.items():
+            if isinstance(value, Tensor):
+                told[name] = value
+                continue
+            told["lists"].append(name)
+            told |= {f"{name}/{number}": element for number, element in enumerate(value)}
+        return told
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take a state."""
+        self._num_outputs = state["num_outputs"]
+        if not self._num_outputs:
+            self._inner = None
+            return
+        self._inner = self._build(self._num_outputs)
+        for name in self._inner.metric_state:
+            numbered = (state.get(f"{name}/{number}") for number in itertools.count())
+            elements = list(itertools.takewhile(lambda element: element is not None, numbered))
+            setattr(self._inner, name, elements if name in state["lists"] else state[name])
+        self._inner._update_count = state["updates"]  # noqa: SLF001 - means are weighted by it, and it has no setter
 
     def _other_outputs(self, num_outputs: int) -> DataError:
         return DataError(

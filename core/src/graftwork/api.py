@@ -45,9 +45,11 @@ __all__ = [
     "Bound",
     "Callback",
     "CallbackSpec",
+    "Carrying",
     "CategoryBlock",
     "Check",
     "ClassIndexBlock",
+    "ClassificationInterpretation",
     "ColReader",
     "ColSplitter",
     "ColumnLoader",
@@ -63,10 +65,12 @@ __all__ = [
     "Engine",
     "EngineRun",
     "ExporterSpec",
+    "Feed",
     "FileSplitter",
     "Focal",
     "FreezeError",
     "FuncSplitter",
+    "Fused",
     "GraftworkError",
     "GrandparentSplitter",
     "GroupSplitter",
@@ -88,14 +92,17 @@ __all__ = [
     "ModelSpec",
     "MultiCategoryBlock",
     "MultiHotBlock",
+    "Objective",
     "On",
     "OptionError",
+    "Part",
     "Plan",
     "PlanError",
     "Plugin",
     "PluginError",
     "Prediction",
     "Predictions",
+    "Predictor",
     "RandomSplitter",
     "RegexLabeller",
     "RegressionBlock",
@@ -109,6 +116,7 @@ __all__ = [
     "TaskSpec",
     "TimeSplitter",
     "TorchMetric",
+    "Tracker",
     "TrainState",
     "TrainingError",
     "Transform",
@@ -116,11 +124,15 @@ __all__ = [
     "UnknownName",
     "UserError",
     "as_metric",
+    "evaluating",
+    "fields_at",
     "get_files",
     "get_host",
     "hookimpl",
     "k_folds",
+    "load_learner",
     "metric_factory",
+    "new_figure",
     "option",
     "parent_label",
     "unknown",
@@ -130,7 +142,9 @@ hookimpl = HookimplMarker("graftwork")
 """Mark a function of a plugin's entry module as one of the hooks in `graftwork.plugins.hookspecs`."""
 
 if TYPE_CHECKING:
+    from graftwork.artifact import load_learner
     from graftwork.baseline import Baseline
+    from graftwork.batch import Batch, Part
     from graftwork.block import (
         Block,
         BlockSteps,
@@ -141,8 +155,9 @@ if TYPE_CHECKING:
         RegressionBlock,
         TargetBlock,
     )
+    from graftwork.callbacks.tracking import Tracker
     from graftwork.datablock import DataBlock, DataLoaders, Datasets
-    from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader
+    from graftwork.dataloader import ColumnLoader, ItemLoader, Loader
     from graftwork.engine import Engine, EngineRun
     from graftwork.errors import (
         ArtifactError,
@@ -160,14 +175,20 @@ if TYPE_CHECKING:
         unknown,
     )
     from graftwork.events import Callback, TrainState
+    from graftwork.figure import new_figure
+    from graftwork.interpret import ClassificationInterpretation
     from graftwork.items import ColReader, ItemGetter, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner
+    from graftwork.loop import Feed
     from graftwork.loss import L1, MSE, BCEWithLogits, CrossEntropy, Focal, LabelSmoothing, Loss
     from graftwork.metric import MeanMetric, Metric, TorchMetric, as_metric, metric_factory
-    from graftwork.model import ModelContext, ModelParts
+    from graftwork.model import Carrying, ModelContext, ModelParts
+    from graftwork.objective import Objective
     from graftwork.plan import Plan
     from graftwork.plugins import get_host
     from graftwork.prediction import Prediction, Predictions
+    from graftwork.predictor import Predictor, evaluating
+    from graftwork.rows import fields_at
     from graftwork.runtime import Runtime
     from graftwork.split import (
         ColSplitter,
@@ -185,7 +206,7 @@ if TYPE_CHECKING:
         k_folds,
     )
     from graftwork.task import JobOptions, Task, option
-    from graftwork.transform import Bound, On, Transform
+    from graftwork.transform import Bound, Fused, On, Transform
 else:
     from graftwork._lazy import lazy
 

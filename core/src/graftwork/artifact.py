@@ -26,6 +26,7 @@ from graftwork.plan import Plan
 from graftwork.plugins import Host, get_host
 from graftwork.predictor import Predictor
 from graftwork.runtime import Precision, Runtime
+from graftwork.spec import provider
 from graftwork.weights import blank_build, pack_module, unpack
 
 if TYPE_CHECKING:
@@ -52,16 +53,18 @@ def save_artifact(
     seed: int | None = None,
     rows: Mapping[str, int] | None = None,
     extra: Mapping[str, Any] | None = None,
+    packed: tuple[bytes, dict[str, str]] | None = None,
 ) -> Path:
     """Write a trained model to one file, having made sure that it can be read again; same inputs, same bytes.
 
-    `task` and each of `losses` (by target) are `{"id": …, "config": {…}}`; `extra` is any JSON.
+    `task` and each of `losses` (by target) are `{"id": …, "config": {…}}`; `extra` is any JSON; `packed` is what
+    `pack_module` makes of the module, where that has been called already.
 
     Raises:
         ArtifactError: something is not registered or not JSON, or `model_id` and its config do not make this module.
     """
     path = Path(path)
-    weights, aliases = pack_module(module)
+    weights, aliases = packed or pack_module(module)
     manifest = {
         "kind": KIND,
         "graftwork": graftwork.__version__,
@@ -90,10 +93,16 @@ def export(learn: Learner, path: Path, *, task: Mapping[str, Any] | None = None)
             "only a model given by its name can be exported, since a file holds names and no code; "
             "register the model's builder in a plugin and pass its id: Learner(data, 'namespace/name')"
         )
+    processes = learn.session.processes
+    packed = pack_module(learn.module) if processes.first or learn.session.sharded else None
+    if not processes.first:
+        processes.wait()
+        return path
     last = learn.history[-1] if learn.history else {}
     valid = learn.data.valid
-    return save_artifact(
+    written = save_artifact(
         path,
+        packed=packed,
         module=learn.module,
         plan=learn.data.plan,
         model_id=learn.model_id,
@@ -105,6 +114,8 @@ def export(learn: Learner, path: Path, *, task: Mapping[str, Any] | None = None)
         rows={"train": learn.data.train.num_items, "valid": 0 if valid is None else valid.num_items},
         extra={"epochs": learn.epochs_done},
     )
+    processes.wait()
+    return written
 
 
 def load_learner(
@@ -129,7 +140,8 @@ def load_learner(
         module = _module(manifest, plan, unpack(container.members[WEIGHTS], what=WEIGHTS))
         losses = _losses(manifest["losses"])
     # On the CPU weights stay as they lie in the file: turning them round would cost more than it gains one item.
-    runtime = Runtime(device=device, precision=precision, channels_last=False if device == "cpu" else None)
+    layout = False if device == "cpu" else None
+    runtime = Runtime(device=device, precision=precision, channels_last=layout, strategy="alone")
     return Predictor(module, plan, manifest=manifest, runtime=runtime, losses=losses)
 
 
@@ -229,7 +241,8 @@ def _check_ids(manifest: Mapping[str, Any]) -> None:
             absent[match[1]].add(name)
     if absent:
         needed = ", ".join(sorted(name for names in absent.values() for name in names))
-        packages = " ".join(f"graftwork-{namespace}" for namespace in sorted(absent))
+        said = {name: info["distribution"] for name, info in manifest.get("plugins", {}).items()}
+        packages = " ".join(provider(namespace, said=said.get(namespace)) for namespace in sorted(absent))
         raise ArtifactError(f"it needs {needed}, of plugins that are not installed: pip install {packages}")
     for registry, name in _ids(manifest, host):
         registry.spec(name)

@@ -34,6 +34,10 @@ class Baseline(ABC):
         Items that cannot be read are left out, as the loader leaves them out.
         """
 
+    def measure(self, loader: Loader, objective: Objective) -> dict[str, float] | None:
+        """Return the objective's metrics where predictions for all items would not fit into memory, else None."""
+        return None
+
 
 class _Constant(Baseline):
     """Predict one row for everything."""
@@ -92,7 +96,10 @@ def evaluate_baseline(baseline: Baseline, data: DataLoaders, objective: Objectiv
         raise DataError("nothing was held out for validation, so there is nothing to compare a baseline on")
     block, rows = data.plan.target, data.valid.in_order()
     rows.bad_items.update(data.valid.bad_items)
-    predicted = baseline.fit(data).predict(rows)
+    measured = baseline.fit(data).measure(rows, objective)
+    if measured is not None:
+        return measured
+    predicted = baseline.predict(rows)
     targets = _only_target(rows)
     if len(predicted) != len(targets):
         raise DataError(f"baseline {baseline.name!r} gave {len(predicted)} rows for {len(targets)} items; {block!r}")

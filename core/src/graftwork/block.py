@@ -11,17 +11,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from graftwork.errors import BlockError, OptionError, unknown
+from graftwork.configurable import Configurable
+from graftwork.errors import BlockError, OptionError
+from graftwork.labels import Label, check_label, check_vocab, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from graftwork.loop import Feed
+    from graftwork.prediction import Prediction
     from graftwork.transform import Transform
 
 __all__ = [
@@ -35,46 +39,6 @@ __all__ = [
     "RegressionBlock",
     "TargetBlock",
 ]
-
-Label = str | int | float | bool
-
-
-class Configurable:
-    """Go to and from JSON by dataclass fields; `id` is the name in the registry."""
-
-    id: ClassVar[str]
-
-    def to_config(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {f.name: _to_json(getattr(self, f.name), owner=self.id, name=f.name) for f in fields(self)}  # type: ignore[arg-type]
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build from `to_config`'s mapping; raise UnknownName for a field this class does not have."""
-        names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        for key in config:
-            if key not in names:
-                raise unknown(f"field of {cls.id}", key, names)
-        return cls(**{key: _to_tuple(value) for key, value in config.items()})
-
-
-def _to_json(value: Any, *, owner: str, name: str) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, tuple | list):
-        return [_to_json(v, owner=owner, name=name) for v in value]
-    if isinstance(value, Mapping):
-        return {str(k): _to_json(v, owner=owner, name=name) for k, v in value.items()}
-    raise OptionError(
-        f"{owner}: field {name!r} holds a {type(value).__name__}, which has no JSON form; "
-        "use numbers, strings and tuples of them, and register code as a component of its own"
-    )
-
-
-def _to_tuple(value: Any) -> Any:
-    return tuple(_to_tuple(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +86,33 @@ class Block(Configurable, ABC):
         """Return the transforms this block needs."""
         return BlockSteps()
 
+    def probe(self) -> Any:
+        """Return a raw value encoded beside a prediction's inputs, to see what becomes of places in them; or None."""
+        return None
+
+    def locate(self, value: Any, probe: Any) -> Any:
+        """Bring a prediction, decoded to this block, to its place in the raw input by what the probe became."""
+        return value
+
+    def _repr_html_(self) -> str:
+        """Show the fields in a notebook."""
+        from graftwork.markup import table
+
+        rows = [(f.name, repr(getattr(self, f.name))) for f in fields(self)]  # type: ignore[arg-type]
+        return table([("id", self.id), *rows], title=type(self).__name__)
+
 
 class TargetBlock(Block):
     """Say what an encoded target asks of the model, the loss and the metrics.
 
-    A `scaled` one is encoded in other units than people measure in; `measured` leads back to those.
+    A `scaled` one is encoded in other units than people measure in; `measured` leads back to those. A `drawn` one is
+    shown over the input, as a mask is, so that a target and a prediction need a picture each. One that `answers` makes
+    single predictions of a single input itself.
     """
 
     scaled: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
+    answers: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -159,6 +142,13 @@ class TargetBlock(Block):
     def predict(self, activated: Tensor) -> Tensor:
         """Turn activated outputs into encoded predictions, batched as `collate` batches targets."""
 
+    def answer(self, feed: Feed, values: Mapping[str, Any]) -> Prediction:
+        """Predict one thing from its inputs' raw values; only called of a block that `answers`.
+
+        A mask does so for a picture of any size: `feed` has the plan, readies batches and runs the model on them.
+        """
+        raise NotImplementedError(f"{self.id} does not answer by itself")
+
     def measured(self, column: Tensor) -> Tensor:
         """Return encoded targets or activated outputs in the units metrics and `get_preds` speak of."""
         return column
@@ -173,23 +163,12 @@ def _titled(ax: Axes, text: str) -> None:
     ax.set_title(f"{old}\n{text}" if old else text, fontsize=9)
 
 
-def plain(value: Any) -> Any:
-    """Return a numpy scalar as the Python value it stands for."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _check_label(value: Any) -> str | None:
-    value = plain(value)
-    if value is None or (isinstance(value, float) and value != value):
-        return "the label is missing"
-    if not isinstance(value, str | int | float | bool):
-        return f"a label is a string or a number, not {type(value).__name__}"
-    return None
-
-
-def _check_vocab(vocab: tuple[Label, ...] | None, owner: str) -> None:
-    if vocab is not None and len(set(vocab)) != len(vocab):
-        raise OptionError(f"{owner}: the vocabulary names a class twice: {vocab}")
+def _check_threshold(threshold: float | tuple[float, ...], vocab: tuple[Label, ...] | None, owner: str) -> None:
+    each = threshold if isinstance(threshold, tuple) else (threshold,)
+    if not all(0 < number < 1 for number in each):
+        raise OptionError(f"{owner}: threshold={threshold} is not between 0 and 1")
+    if isinstance(threshold, tuple) and len(threshold) != len(vocab or ()):
+        raise OptionError(f"{owner}: {len(threshold)} thresholds for a vocabulary of {len(vocab or ())}; give it too")
 
 
 @dataclass(frozen=True)
@@ -201,11 +180,11 @@ class CategoryBlock(Block):
 
     def __post_init__(self) -> None:
         """Refuse a vocabulary that names a class twice."""
-        _check_vocab(self.vocab, self.id)
+        check_vocab(self.vocab, self.id)
 
     def check(self, value: Any) -> str | None:
         """Return why `value` is no label of this block, or None."""
-        reason = _check_label(value)
+        reason = check_label(value)
         if reason is None and self.vocab is not None and plain(value) not in self.vocab:
             return f"{value!r} is not among the {len(self.vocab)} classes"
         return reason
@@ -243,7 +222,7 @@ class ClassIndexBlock(TargetBlock):
 
     def __post_init__(self) -> None:
         """Refuse a vocabulary that names a class twice."""
-        _check_vocab(self.vocab, self.id)
+        check_vocab(self.vocab, self.id)
 
     @property
     def num_outputs(self) -> int:
@@ -302,14 +281,19 @@ class ClassIndexBlock(TargetBlock):
 
 @dataclass(frozen=True)
 class MultiCategoryBlock(Block):
-    """Hold several labels out of a few, as a sequence. A vocabulary not given is fitted on the training split."""
+    """Hold several labels out of a few, as a sequence. A vocabulary not given is fitted on the training split.
+
+    A class is predicted whose probability is above the `threshold`, one for all, or with a vocabulary one for each.
+    """
 
     id: ClassVar[str] = "core/multi-category"
     vocab: tuple[Label, ...] | None = None
+    threshold: float | tuple[float, ...] = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a vocabulary that names a class twice."""
-        _check_vocab(self.vocab, self.id)
+        """Refuse a vocabulary that names a class twice, and thresholds that do not fit it."""
+        check_vocab(self.vocab, self.id)
+        _check_threshold(self.threshold, self.vocab, self.id)
 
     def check(self, value: Any) -> str | None:
         """Return why `value` is no sequence of labels, or None."""
@@ -339,7 +323,7 @@ class MultiCategoryBlock(Block):
         """Encode by value through the vocabulary."""
         from graftwork.transform import MultiCategorize
 
-        return BlockSteps(closing=(MultiCategorize(vocab=self.vocab),))
+        return BlockSteps(closing=(MultiCategorize(vocab=self.vocab, threshold=self.threshold),))
 
 
 @dataclass(frozen=True)
@@ -348,13 +332,12 @@ class MultiHotBlock(TargetBlock):
 
     id: ClassVar[str] = "core/multi-hot"
     vocab: tuple[Label, ...] = ()
-    threshold: float = 0.5
+    threshold: float | tuple[float, ...] = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse a vocabulary that names a class twice and a threshold that is no probability."""
-        _check_vocab(self.vocab, self.id)
-        if not 0 < self.threshold < 1:
-            raise OptionError(f"{self.id}: threshold={self.threshold} is not between 0 and 1")
+        """Refuse a vocabulary that names a class twice, and thresholds that do not fit it."""
+        check_vocab(self.vocab, self.id)
+        _check_threshold(self.threshold, self.vocab, self.id)
 
     @property
     def num_outputs(self) -> int:
@@ -403,8 +386,8 @@ class MultiHotBlock(TargetBlock):
         return raw.float().sigmoid()
 
     def predict(self, activated: Tensor) -> Tensor:
-        """Set the classes above the threshold to 1."""
-        return (activated > self.threshold).float()
+        """Set the classes above their threshold to 1."""
+        return (activated > torch.as_tensor(self.threshold, device=activated.device)).float()
 
     def probabilities(self, row: Tensor) -> dict[str, float]:
         """Name each class's probability; they need not add up to 1."""

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 
 from graftwork.api import BaselineSpec, BlockSpec, CallbackSpec, LossSpec, MetricSpec, Plugin, TransformSpec, hookimpl
 
-PLUGIN = Plugin(namespace="core", summary="Labels, numbers, and the losses, metrics and baselines for them")
+PLUGIN = Plugin(
+    namespace="core",
+    summary="Labels, numbers, and the losses, metrics and baselines for them",
+    extras={
+        "mlflow": "tracking runs in MLflow: --track mlflow, the callback MLflow",
+        "tensorboard": "event files for TensorBoard: --track tensorboard, the callback TensorBoard",
+        "wandb": "tracking runs in Weights & Biases: --track wandb, the callback WandB",
+    },
+)
 
 CLASS_INDEX = "core/class-index"
 MULTI_HOT = "core/multi-hot"
@@ -60,12 +68,15 @@ _CALLBACKS = (
     ("gradient-clip", "gradients:GradientClip", "Shorten gradients that are too large"),
     ("gradual-unfreezing", "unfreezing:GradualUnfreezing", "Let one parameter group after another learn"),
     ("history-file", "history_file:HistoryFile", "Write a line for every epoch into a CSV or JSONL file"),
+    ("mlflow", "trackers:MLflow", "Track runs in MLflow"),
     ("mixup", "mixing:MixUp", "Blend each item with another one, and mix their losses"),
     ("reduce-on-plateau", "stopping:ReduceOnPlateau", "Divide the learning rate when a metric becomes no better"),
     ("save-best", "best:SaveBest", "Keep the weights of the best epoch, and end with them"),
     ("swa", "averages:SWA", "Validate and end with the mean of the last epochs' weights"),
+    ("tensorboard", "trackers:TensorBoard", "Write event files for TensorBoard"),
     ("terminate-on-spike", "stopping:TerminateOnSpike", "Stop when the training loss rises far above its mean"),
     ("time-limit", "stopping:TimeLimit", "Stop after so much time"),
+    ("wandb", "trackers:WandB", "Track runs in Weights & Biases"),
 )
 _DEFAULT_METRICS = frozenset({"accuracy", "accuracy_multi", "mae", "rmse"})
 

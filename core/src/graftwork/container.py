@@ -21,7 +21,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,8 @@ from graftwork.errors import ArtifactError
 __all__ = [
     "FORMAT",
     "Container",
+    "Data",
+    "NewerFormatError",
     "canonical_json",
     "json_value",
     "read_container",
@@ -63,6 +66,13 @@ _ATTRIBUTES: Final = 0o100644 << 16
 _PADDING_ID: Final = 0xD935  # the extra field by which zipalign pads
 _HEAD_SIZE: Final = _LOCAL.size + len(MANIFEST) + 20
 _Bytes: TypeAlias = mmap.mmap | bytearray
+Data: TypeAlias = bytes | Sequence[bytes | memoryview]
+"""A member's bytes, whole or in parts."""
+WORTH_THREADS: Final = 8 << 20
+
+
+class NewerFormatError(ArtifactError):
+    """Refuse a file that is whole, and of a format that only a later version reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,24 +103,54 @@ class _Layout:
     size: int = 0
 
 
-def write_container(path: str | Path, *, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> Path:
+def write_container(path: str | Path, *, manifest: Mapping[str, Any], members: Mapping[str, Data]) -> Path:
     """Write the file beside its place and rename it there; same inputs give the same bytes.
+
+    Members are written while they are hashed, where they belong if every checksum has as many digits as it may have.
+    In the few files where fewer digits move a border of alignment they are written once more.
 
     Raises ArtifactError when the manifest is not JSON, a name is not plain, or the file cannot be written.
     """
     path = Path(path)
     _check_names(members)
-    data = [members[name] for name in sorted(members)]
-    entries = [_entry(name, members[name]) for name in sorted(members)]
+    data = {name: _parts(members[name]) for name in sorted(members)}
+    sizes = {name: sum(map(len, parts)) for name, parts in data.items()}
+    _, guess = _described_by(
+        path, manifest, [_Entry(name=n, size=s, crc32=_FULL, sha256="0" * 64) for n, s in sizes.items()]
+    )
+    large = sum(sizes.values()) >= WORTH_THREADS
+    with replacing(path) as file, ThreadPoolExecutor(2, "graftwork-hash") as pool:
+        # A thread costs more than hashing a small file does.
+        hashed = _hashed(pool, data, sizes) if large else lambda: [_entry(n, p) for n, p in data.items()]
+        _write_at(file, guess.starts[1:], data.values())
+        if large:
+            file.flush()
+            os.fsync(file.fileno())  # the disk works while threads hash
+        head, layout = _described_by(path, manifest, hashed())
+        if layout.starts != guess.starts:
+            _write_at(file, layout.starts[1:], data.values())
+        _write_at(file, [at for at, _ in layout.parts], [[part] for _, part in layout.parts])
+        _write_at(file, layout.starts[:1], [[head]])
+        file.truncate(layout.size)
+    return path
+
+
+def _described_by(path: Path, manifest: Mapping[str, Any], entries: list[_Entry]) -> tuple[bytes, _Layout]:
+    """Return the manifest's bytes, and what it makes of the file."""
     head = canonical_json({"format": FORMAT, **manifest, "members": {e.name: _described(e) for e in entries}})
     if len(head) > MAX_MANIFEST:
         raise ArtifactError(f"{path}: a manifest of {len(head):,} bytes is too large; large values belong into tensors")
-    layout = _layout([_entry(MANIFEST, head), *entries])
-    with replacing(path) as file:
-        for (_, part), member in zip(layout.parts, [head, *data, b""], strict=True):
-            file.write(part)
-            file.write(member)
-    return path
+    return head, _layout([_entry(MANIFEST, [head]), *entries])
+
+
+def _write_at(file: BinaryIO, places: Sequence[int], data: Iterable[Sequence[bytes | memoryview]]) -> None:
+    for at, parts in zip(places, data, strict=True):
+        file.seek(at)
+        file.writelines(parts)
+
+
+def _parts(data: Data) -> Sequence[bytes | memoryview]:
+    return [data] if isinstance(data, bytes | bytearray | memoryview) else data
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -214,8 +254,32 @@ def _check_names(members: Iterable[str]) -> None:
             raise ArtifactError(f"{name!r} cannot name a member: use a-z, 0-9, '.', '_' and '-', at most 100 of them")
 
 
-def _entry(name: str, data: bytes) -> _Entry:
-    return _Entry(name=name, size=len(data), crc32=zlib.crc32(data), sha256=hashlib.sha256(data).hexdigest())
+def _entry(name: str, parts: Sequence[bytes | memoryview]) -> _Entry:
+    return _Entry(name=name, size=sum(map(len, parts)), crc32=_crc32(parts), sha256=_sha256(parts))
+
+
+def _sha256(parts: Sequence[bytes | memoryview]) -> str:
+    seen = hashlib.sha256()
+    for part in parts:
+        seen.update(part)
+    return seen.hexdigest()
+
+
+def _crc32(parts: Sequence[bytes | memoryview]) -> int:
+    seen = 0
+    for part in parts:
+        seen = zlib.crc32(part, seen)
+    return seen
+
+
+def _hashed(
+    pool: ThreadPoolExecutor, data: Mapping[str, Sequence[bytes | memoryview]], sizes: Mapping[str, int]
+) -> Callable[[], list[_Entry]]:
+    """Begin to hash members in threads, the longest jobs first; return how to wait for them."""
+    longest = sorted(data, key=lambda name: -sizes[name])
+    sha = {name: pool.submit(_sha256, data[name]) for name in longest}
+    crc = {name: pool.submit(_crc32, data[name]) for name in longest}
+    return lambda: [_Entry(name=n, size=sizes[n], crc32=crc[n].result(), sha256=sha[n].result()) for n in data]
 
 
 def _described(entry: _Entry) -> dict[str, Any]:
@@ -284,7 +348,7 @@ def _opened(path: Path, data: _Bytes) -> tuple[dict[str, Any], list[_Entry], _La
     members = manifest.get("members")
     if not isinstance(members, dict) or len(members) > MAX_MEMBERS:
         raise _refused(path, f"its manifest lists no members, or more than {MAX_MEMBERS}")
-    entries = [_entry(MANIFEST, head), *(_listed(path, name, members[name]) for name in sorted(members))]
+    entries = [_entry(MANIFEST, [head]), *(_listed(path, name, members[name]) for name in sorted(members))]
     layout = _layout(entries) if sum(e.size for e in entries) < len(data) else _Layout()
     if layout.size != len(data) or any(data[at : at + len(part)] != part for at, part in layout.parts):
         raise _refused(path, _difference(path, {e.name for e in entries}))
@@ -324,11 +388,11 @@ def _no_number(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON number")
 
 
-def _too_new(path: Path, found: int, writer: str) -> ArtifactError:
+def _too_new(path: Path, found: int, writer: str) -> NewerFormatError:
     from importlib.metadata import version
 
     wanted = f"graftwork>={writer}" if writer else "graftwork"
-    return ArtifactError(
+    return NewerFormatError(
         f"{path} has format {found}, written by graftwork {writer or 'of a later version'}; this is graftwork "
         f"{version('graftwork')}, which reads formats up to {FORMAT}: pip install -U '{wanted}'"
     )

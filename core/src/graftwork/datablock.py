@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from graftwork.batch import Batch
 from graftwork.block import Block
-from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, Loader, OnBadItem, WorkerType, default_workers
+from graftwork.dataloader import ColumnLoader, ItemLoader, Loader, OnBadItem, WorkerType, default_workers
 from graftwork.errors import DataError, GraftworkError, ItemError, OptionError
 from graftwork.items import as_rows
 from graftwork.plan import Plan
@@ -155,7 +156,7 @@ class Datasets:
 
     def _cached(self, cache: Cache) -> bool:
         if cache == "memory" and self.plan.random_items:
-            steps = ", ".join(step.name for step in self.plan.item_steps if step.draw)
+            steps = ", ".join(step.name for step in self.plan.item_steps if step.random)
             raise OptionError(
                 f"cache='memory' needs item transforms that are not random, and {steps} is; use cache='none'"
             )
@@ -255,6 +256,12 @@ class DataLoaders:
         if loader is None:
             raise DataError("there is no validation split to show")
         return show_samples(loader, max_n=max_n)
+
+    def show_augmented(self, position: int = 0, *, max_n: int = 9) -> Figure:
+        """Draw the training sample at a position as `max_n` epochs may see it, random steps drawn anew each time."""
+        from graftwork.show import show_variants
+
+        return show_variants(self.train, position, max_n=max_n)
 
 
 def _reasons(loader: Loader) -> list[str]:

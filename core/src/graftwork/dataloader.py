@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Literal, Protocol
 
@@ -22,14 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graftwork.errors import DataError, ItemError, OptionError, PlanError
+from graftwork.batch import WHOLE, Batch, Part
+from graftwork.errors import DataError, ItemError, OptionError
 from graftwork.plan import Plan
 from graftwork.seeds import derive_seed
 
-__all__ = ["Batch", "ColumnLoader", "ItemLoader", "ItemSource", "Loader", "OnBadItem", "WorkerType", "default_workers"]
+__all__ = ["ColumnLoader", "ItemLoader", "ItemSource", "Loader", "OnBadItem", "WorkerType", "default_workers"]
 
 OnBadItem = Literal["skip", "error"]
-WorkerType = Literal["thread", "process"]
+WorkerType = Literal["thread", "process", "fork"]
+WORKER_TYPES = ("thread", "process", "fork")
 
 CHUNK_BYTES = 32 * 2**20
 PREFETCH = 2
@@ -38,53 +42,6 @@ PREFETCH = 2
 def default_workers() -> int:
     """Return one thread per usable core, at most four; measured on two cores in docs/performance.md."""
     return min(4, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-
-
-@dataclass(slots=True)
-class Batch:
-    """Hold collated fields by name; `index` (B,) says which positions of the data set they came from."""
-
-    fields: dict[str, Tensor]
-    inputs: tuple[str, ...]
-    targets: tuple[str, ...]
-    index: Tensor
-    weight: Tensor | None = None
-    """Weights of the items in the loss, (B,), in training."""
-    number: int = 0
-    """Place among the epoch's batches."""
-
-    @property
-    def x(self) -> Tensor:
-        """The only input."""
-        return self.fields[_only(self.inputs, "input")]
-
-    @property
-    def y(self) -> Tensor:
-        """The only target."""
-        return self.fields[_only(self.targets, "target")]
-
-    @property
-    def size(self) -> int:
-        """Number of items."""
-        return self.index.size(0)
-
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> Batch:
-        """Return the batch with its fields on `device`; the index stays on the CPU."""
-        moved = {name: column.to(device, non_blocking=non_blocking) for name, column in self.fields.items()}
-        weight = None if self.weight is None else self.weight.to(device, non_blocking=non_blocking)
-        return Batch(moved, self.inputs, self.targets, self.index, weight, self.number)
-
-    def pin(self) -> Batch:
-        """Return the batch in page-locked memory, so that copies to the device overlap with work."""
-        weight = None if self.weight is None else self.weight.pin_memory()
-        fields = {name: column.pin_memory() for name, column in self.fields.items()}
-        return Batch(fields, self.inputs, self.targets, self.index, weight, self.number)
-
-
-def _only(names: tuple[str, ...], kind: str) -> str:
-    if len(names) != 1:
-        raise PlanError(f"this batch has {len(names)} {kind}s {names}; take one by name: batch.fields[name]")
-    return names[0]
 
 
 class Loader(ABC):
@@ -107,8 +64,11 @@ class Loader(ABC):
         """The plan whose batch steps come next."""
 
     @abstractmethod
-    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
-        """Iterate the batches of an epoch, from number `batch` on."""
+    def at(self, epoch: int, batch: int = 0, part: Part = WHOLE) -> Iterator[Batch]:
+        """Iterate the batches of an epoch, from number `batch` on, or this process's part of each.
+
+        Every process gets the same number of batches: where there is nothing for it, a stand-in whose share is 0.
+        """
 
     @abstractmethod
     def item(self, position: int) -> Any:
@@ -201,9 +161,12 @@ class _Loaded:
 class ItemLoader(Loader):
     """Load items one by one in `workers` threads or processes, `prefetch` batches ahead.
 
-    Threads are right where the work releases the GIL, as decoding pictures does; processes where it does not. They are
-    spawned, and stay for all epochs. With `on_bad_item="skip"` items that cannot be read are left out and listed in
-    `bad_items`; with "error" the first one raises ItemError.
+    Threads are right where the work releases the GIL, as decoding pictures does; processes where it does not. They stay
+    for all epochs. "process" spawns them, which takes seconds. "fork" copies this process at once, lambdas and all;
+    but a lock that another thread holds at that moment stays locked in the copy, so that a worker may wait for ever:
+    not after CUDA or numba's threads have been used, and not on macOS. Batches are the same whoever loads them. With
+    `on_bad_item="skip"` items that cannot be read are left out and listed in `bad_items`; with "error" the first one
+    raises ItemError. `augment` turns random item transforms on, by default in training.
     """
 
     def __init__(
@@ -214,6 +177,7 @@ class ItemLoader(Loader):
         shuffle: bool = False,
         seed: int = 42,
         training: bool = False,
+        augment: bool | None = None,
         drop_last: bool = False,
         workers: int = 2,
         worker_type: WorkerType = "thread",
@@ -224,12 +188,15 @@ class ItemLoader(Loader):
         super().__init__(len(source), bs=bs, shuffle=shuffle, seed=seed, training=training, drop_last=drop_last)
         if workers < 0:
             raise OptionError(f"workers={workers}: use 0 for none, or a number of {worker_type}s")
-        if worker_type not in ("thread", "process"):
-            raise OptionError(f"worker_type={worker_type!r} is neither 'thread' nor 'process'")
+        if worker_type not in WORKER_TYPES:
+            raise OptionError(f"worker_type={worker_type!r} is neither 'thread' nor 'process' nor 'fork'")
+        if worker_type == "fork" and "fork" not in get_all_start_methods():
+            raise OptionError("worker_type='fork': this system cannot fork; use 'thread' or 'process'")
         if on_bad_item not in ("skip", "error"):
             raise OptionError(f"on_bad_item={on_bad_item!r} is neither 'skip' nor 'error'")
         self.source, self.workers, self.worker_type = source, workers, worker_type
         self.on_bad_item, self.pin = on_bad_item, pin
+        self.augment = training if augment is None else augment
         self._processes: _Processes | None = None
 
     @property
@@ -257,26 +224,46 @@ class ItemLoader(Loader):
             pin=self.pin,
         )
 
-    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, batch: int = 0, part: Part = WHOLE) -> Iterator[Batch]:
         """Iterate the batches of an epoch, from number `batch` on; a batch whose items are all bad is left out."""
-        groups = list(self.order(epoch).split(self.bs))[batch:]
+        whole = list(self.order(epoch).split(self.bs))[batch:]
+        # A part may be empty, and its stand-in is the first item.
+        groups = [part.of(group) if len(part.of(group)) else group[:1] for group in whole]
         for number, loaded in enumerate(self._loaded(epoch, groups), batch):
             if loaded.error is not None:
                 raise ItemError(loaded.error)
             self.bad_items.update(loaded.bad)
-            if loaded.batch is not None:
-                loaded.batch.number = number
-                yield loaded.batch.pin() if self.pin and self.worker_type == "process" else loaded.batch
+            found = loaded.batch if loaded.batch is not None or part.world == 1 else self._readable(epoch)
+            if found is not None:
+                found.number = number
+                if part.world > 1:
+                    group = whole[number - batch]
+                    mine = min(found.size, len(part.of(group))) if loaded.batch is not None else 0
+                    found.share, found.certain = part.share(mine, len(group)), False
+                yield found.pin() if self.pin and self.worker_type != "thread" else found
+
+    def sample(self, position: int, epoch: int = 0) -> dict[str, Any]:
+        """Return one encoded sample as an epoch sees it; raise ItemError if it cannot be read."""
+        task = _Task(self.source, self.seed, self.augment, "error", pin=False)
+        return self.source.plan.encode(self.source.raw(position), task.rng(epoch, position))
+
+    def _readable(self, epoch: int) -> Batch:
+        """Return a batch of one item that can be read, to stand for a part whose items are all bad."""
+        task = _Task(self.source, self.seed, self.augment, "skip", pin=False)
+        for position in self.order(epoch).split(1):
+            if (found := task(epoch, position).batch) is not None:
+                return found
+        raise DataError("not one batch could be loaded: every item is bad")
 
     def _loaded(self, epoch: int, groups: Sequence[Tensor]) -> Iterator[_Loaded]:
         # A worker process cannot pin for another one; `at` does it then.
         pin = self.pin and self.worker_type == "thread"
-        task = _Task(self.source, self.seed, self.training, self.on_bad_item, pin)
+        task = _Task(self.source, self.seed, self.augment, self.on_bad_item, pin)
         if self.workers == 0:
             return (task(epoch, group) for group in groups)
         if self.worker_type == "thread":
             return _in_threads(task, epoch, groups, self.workers)
-        self._processes = self._processes or _Processes(task, self.workers)
+        self._processes = self._processes or _Processes(task, self.workers, fork=self.worker_type == "fork")
         return self._processes.run(epoch, groups)
 
 
@@ -286,7 +273,7 @@ class _Task:
 
     source: ItemSource
     seed: int
-    training: bool
+    augment: bool
     on_bad_item: OnBadItem
     pin: bool
 
@@ -295,7 +282,7 @@ class _Task:
         samples, kept = [], []
         for position in positions.tolist():
             try:
-                samples.append(plan.encode(self.source.raw(position), self._rng(epoch, position)))
+                samples.append(plan.encode(self.source.raw(position), self.rng(epoch, position)))
                 kept.append(position)
             except ItemError as error:
                 if self.on_bad_item == "error":
@@ -313,8 +300,8 @@ class _Task:
         batch = Batch(fields, plan.inputs, plan.targets, torch.tensor(kept))
         return _Loaded(batch.pin() if self.pin else batch, bad)
 
-    def _rng(self, epoch: int, position: int) -> np.random.Generator | None:
-        if not (self.training and self.source.plan.random_items):
+    def rng(self, epoch: int, position: int) -> np.random.Generator | None:
+        if not (self.augment and self.source.plan.random_items):
             return None
         return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "item", epoch, position)))
 
@@ -342,21 +329,27 @@ def _in_threads(task: _Task, epoch: int, groups: Sequence[Tensor], workers: int)
 
 
 class _Processes:
-    """Keep spawned workers over the epochs: torch's DataLoader, whose keys are (epoch, positions)."""
+    """Keep workers over the epochs: torch's DataLoader, whose keys are (epoch, positions)."""
 
-    def __init__(self, task: _Task, workers: int) -> None:
+    def __init__(self, task: _Task, workers: int, *, fork: bool) -> None:
         self.keys: list[tuple[int, Tensor]] = []
-        _check_travels(task)
+        if not fork:
+            _check_travels(task)
         self.loader: torch.utils.data.DataLoader[_Loaded] = torch.utils.data.DataLoader(
             _Keyed(task),
             batch_size=None,
             sampler=self.keys,
             num_workers=workers,
             collate_fn=_as_is,  # type: ignore[arg-type]  # with batch_size=None it gets the item, not a list
-            multiprocessing_context="spawn",
+            multiprocessing_context="fork" if fork else "spawn",
             prefetch_factor=PREFETCH,
             persistent_workers=True,
+            # Else it draws a seed from torch's global generator, and dropout would depend on who loads.
+            generator=torch.Generator().manual_seed(task.seed),
         )
+        # Held from elsewhere too, it is never collected as part of a cycle, where its queues would be closed before the
+        # workers are told to end, and each be waited for in vain for five seconds.
+        weakref.finalize(self, _let_go, self.loader)
 
     def run(self, epoch: int, groups: Sequence[Tensor]) -> Iterator[_Loaded]:
         self.keys[:] = [(epoch, group) for group in groups]
@@ -372,6 +365,10 @@ def _check_travels(task: _Task) -> None:
             f"the data cannot be sent to worker processes ({error}); "
             "use named functions instead of lambdas, or worker_type='thread'"
         ) from error
+
+
+def _let_go(loader: object) -> None:
+    """Do nothing: that this was called ends the last reference."""
 
 
 def _as_is(loaded: _Loaded) -> _Loaded:
@@ -457,21 +454,42 @@ class ColumnLoader(Loader):
         self.weights = None if self.weights is None else self.weights.to(device)
         return self
 
-    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, batch: int = 0, part: Part = WHOLE) -> Iterator[Batch]:
         """Iterate the batches of an epoch, from number `batch` on."""
+        if part.world > 1:
+            yield from self._parts(self.order(epoch), batch, part)
+            return
         order = self.order(epoch)
         inputs, targets, bs = self._plan.inputs, self._plan.targets, self.bs
         for start in range(batch * bs, len(order), self.chunk):
-            part = order[start : start + self.chunk]
-            splits = [self._fetch(column, part).split(bs) for column in self.columns.values()]
-            index = self.positions[part].split(bs)
+            rows = order[start : start + self.chunk]
+            splits = [self._fetch(column, rows).split(bs) for column in self.columns.values()]
+            index = self.positions[rows].split(bs)
             names = tuple(self.columns)
-            weights = itertools.repeat(None) if self.weights is None else self._fetch(self.weights, part).split(bs)
+            weights = itertools.repeat(None) if self.weights is None else self._fetch(self.weights, rows).split(bs)
             numbers = itertools.count(start // bs)
-            for number, weight, row in zip(numbers, weights, zip(index, *splits, strict=True), strict=False):
-                yield Batch(dict(zip(names, row[1:], strict=True)), inputs, targets, row[0], weight, number)
+            for number, weight, columns in zip(numbers, weights, zip(index, *splits, strict=True), strict=False):
+                yield Batch(dict(zip(names, columns[1:], strict=True)), inputs, targets, columns[0], weight, number)
 
-    def _fetch(self, column: Tensor, part: Tensor) -> Tensor:
+    def _parts(self, order: Tensor, batch: int, part: Part) -> Iterator[Batch]:
+        """Iterate one process's part of each batch."""
+        for number, group in enumerate(order.split(self.bs)[batch:], batch):
+            mine = part.of(group)
+            rows = mine if len(mine) else group[:1]
+            fields = {name: self._fetch(column, rows) for name, column in self.columns.items()}
+            weight = None if self.weights is None else self._fetch(self.weights, rows)
+            share = part.share(*(self._counted(positions) for positions in (mine, group)))
+            yield Batch(
+                fields, self._plan.inputs, self._plan.targets, self.positions[rows], weight, number=number, share=share
+            )
+
+    def _counted(self, positions: Tensor) -> float:
+        """Return how much items count in the loss, together."""
+        if self.weights is None:
+            return float(len(positions))
+        return float(self.weights[positions.to(self.weights.device)].sum())
+
+    def _fetch(self, column: Tensor, rows: Tensor) -> Tensor:
         if not self.shuffle:
-            return column[part[0] : part[-1] + 1]
-        return column.index_select(0, part.to(column.device))
+            return column[rows[0] : rows[-1] + 1]
+        return column.index_select(0, rows.to(column.device))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graftwork.dataloader import Loader
-from graftwork.events import TrainState
+from graftwork.events import Callback, EventTable, TrainState
 from graftwork.objective import Objective
 from graftwork.schedule import Schedule
 
-__all__ = ["Engine", "EngineRun"]
+__all__ = ["Engine", "EngineRun", "listeners"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,3 +58,14 @@ class Engine(ABC):
     @abstractmethod
     def train_epoch(self, run: EngineRun) -> Tensor:
         """Train for one epoch and return the losses on the way, at least one: (S,)."""
+
+
+def listeners(callbacks: Sequence[Callback]) -> str | None:
+    """Name callbacks that listen to single batches, which an engine does not have."""
+    for callback in callbacks:
+        table = EventTable.compile([callback])
+        if not callback.needs_batches:
+            continue
+        if table.batch_start or table.loss_end or table.backward_end or table.batch_end:
+            return f"the callback {type(callback).__name__} listens to single batches"
+    return None

@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from graftwork.dataloader import Batch
+from graftwork.batch import Batch
 from graftwork.errors import OptionError
+from graftwork.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     import torch
     from torch.optim import Optimizer
 
+    from graftwork.container import Data
     from graftwork.objective import Objective
 
 __all__ = ["EVENTS", "Callback", "EventTable", "Phase", "TrainState"]
@@ -86,8 +88,9 @@ class TrainState:
     error: BaseException | None = None
     random: Tensor | None = None
     """torch's generator before the last batch, if somebody keeps it: what a step that failed began from."""
-    capture: Callable[[bool], tuple[Mapping[str, Any], Mapping[str, bytes]]] | None = None
-    """Return all that is needed to go on from here, as a file holds it; True after the end of an epoch."""
+    capture: Callable[[bool], tuple[Mapping[str, Any], Mapping[str, Data], Mapping[str, Tensor]]] | None = None
+    """Return all that is needed to go on from here, as a file holds it, and tensors of which this process holds a part;
+    True after the end of an epoch. All processes are to ask."""
     updates: int = 0
     """Steps of this fit in which the optimizer moved the weights: those that were not skipped."""
     objective: Objective | None = None
@@ -97,6 +100,8 @@ class TrainState:
     """Take the step that skipped batches still owe: backward_end is told, then the optimizer steps."""
     unscaled_at: int = -1
     """The step whose gradients have been unscaled."""
+    processes: Processes = ALONE
+    """Who trains together; what differs between them is to be agreed on before it decides anything."""
 
     def stop(self, why: str) -> None:
         """End training after this batch; the reason is said."""
@@ -119,6 +124,8 @@ class Callback:
     order: int = 0
     needs_batches: ClassVar[bool] = True
     """Whether events of single batches are needed where they are listened to: an engine has none."""
+    first_only: ClassVar[bool] = False
+    """Whether of several processes only the first one needs it: it prints or writes, and changes nothing."""
     claims: ClassVar[str | None] = None
     """What only one callback of a fit can do, in words."""
 

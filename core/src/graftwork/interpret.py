@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import torch
 
-from graftwork.block import ClassIndexBlock, TargetBlock
+from graftwork.block import Block, ClassIndexBlock, TargetBlock
 from graftwork.dataloader import Loader
 from graftwork.errors import DataError, OptionError, PlanError
 from graftwork.prediction import Predictions
@@ -29,6 +29,7 @@ MAX_LABELLED: Final = 60
 """Classes beyond which a matrix carries no names: they could not be read."""
 MAX_NUMBERED: Final = 40
 """Classes beyond which a matrix carries no numbers."""
+_HEADING: Final = "predicted / actual\nloss · probability of the prediction"
 MAX_NAME: Final = 18
 """Letters of a class's name in pictures."""
 
@@ -96,20 +97,35 @@ class Interpretation:
         )
 
     def plot_top_losses(self, k: int = 9, *, largest: bool = True) -> Figure:
-        """Draw the inputs of the `k` items with the largest, or smallest, loss."""
+        """Draw the inputs of the `k` items with the largest, or smallest, loss.
+
+        A target that lies in the input is drawn on it, and the prediction too.
+        """
         from graftwork.show import grid
 
-        top = self.top_losses(k, largest=largest)
+        top, within = self.top_losses(k, largest=largest), self._within()
         figure, axes = grid(len(top), size=2.4)
-        figure.suptitle("predicted / actual\nloss · probability of the prediction", fontsize=10)
-        for ax, record, sample in zip(axes, top, self._inputs([record.index for record in top]), strict=True):
+        heading = "the target, then the prediction\nloss" if within else _HEADING
+        figure.suptitle(heading, fontsize=10)
+        for ax, record, sample in zip(axes, top, self.inputs([record.index for record in top]), strict=True):
             for value, block in sample.values():
                 block.show(value, ax)
+            if within is not None:
+                within.show(record.actual, ax)
+                within.show(record.predicted, ax)
+                ax.set_title(f"{record.loss:.3g}", fontsize=9)
+                continue
             right = record.predicted == record.actual
             ax.set_title(_caption(record, ax.get_title()), fontsize=9, color="black" if right else "firebrick")
         return figure
 
-    def _inputs(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    def _within(self) -> Block | None:
+        """Return the block that decoded values are of, if they lie in the input."""
+        plan, name = self.loader.plan, self.loader.plan.targets[0]
+        return plan.decode_batch(name, self.targets[:1])[1] if name in plan.probes else None
+
+    def inputs(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the inputs at the loader's positions, read again: {field: (value, block)}, as far as they decode."""
         plan = self.loader.plan
         fields = {name: c for name, c in fields_at(self.loader, positions).items() if name in plan.inputs}
         return list(decoded_samples(plan, plan.encode_batch(fields)))
@@ -272,7 +288,10 @@ def _write_cells(ax: Axes, values: np.ndarray[Any, Any], shares: np.ndarray[Any,
 
 
 def run_pictures(data: DataLoaders, learner: Learner) -> dict[str, Figure]:
-    """Draw the data, the losses, results and, for classes, the confusion matrix and the top losses, by file name."""
+    """Draw the data, the losses, results and, for classes, the confusion matrix, by file name.
+
+    For classes, and for what lies in the input, the top losses too.
+    """
     figures = {"batch.png": data.show_batch(), "losses.png": learner.recorder.plot_losses()}
     if data.valid is not None:
         figures["results.png"] = learner.show_results()
@@ -280,4 +299,6 @@ def run_pictures(data: DataLoaders, learner: Learner) -> dict[str, Figure]:
             interpretation = ClassificationInterpretation.from_learner(learner)
             figures["confusion.png"] = interpretation.plot_confusion_matrix()
             figures["top_losses.png"] = interpretation.plot_top_losses(9)
+        elif len(data.plan.targets) == 1 and data.plan.probes:
+            figures["top_losses.png"] = Interpretation.from_learner(learner).plot_top_losses(9)
     return figures

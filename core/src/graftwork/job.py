@@ -1,160 +1,269 @@
-"""A training job from source to run folder: what `graft train` does, as a function.
+"""A training job from source to run folder, and from a run that was broken off to its end: `graft train` and `resume`.
 
-A run is a folder: config.json (full ids), history.csv, checkpoint/, model.graft, pictures, and bad_items.csv where
-something could not be read.
+A run is a folder: config.json (full ids), history.csv, checkpoint/, model.graft, pictures, report.html, report.json,
+and bad_items.csv where something could not be read.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import shutil
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from graftwork.errors import ItemError, OptionError, TrainingError, unknown
-from graftwork.events import Callback, TrainState
+from graftwork.report import write_page
+from graftwork.run import (
+    CHECKPOINTS,
+    Report,
+    alone_in,
+    begun_run,
+    check_space,
+    clear_leftovers,
+    finished,
+    prepare_run,
+    read_config,
+    removed_unless_begun,
+    started_again,
+    write_config,
+    write_csv,
+    write_picture,
+    write_report,
+)
+from graftwork.task import JobOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from graftwork.callbacks.tracking import Tracker
     from graftwork.datablock import DataLoaders
     from graftwork.dataloader import OnBadItem
     from graftwork.learner import Learner
-    from graftwork.task import JobOptions, Task
+    from graftwork.processes import Processes
+    from graftwork.task import Task
 
-__all__ = ["Report", "SaveCheckpoint", "evaluate", "existing", "predict", "prepare_run", "train"]
+__all__ = ["Report", "Say", "evaluate", "existing", "predict", "resume", "train"]
 
-RUN_BYTES_TO_SPARE = 16 * 2**20
 Say = Callable[[str], None]
+SWEEP = "lr_find.png"
 
 
-@dataclass(slots=True, kw_only=True)
-class Report:
-    """Hold what came out of a job, as `graft train --json` prints it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """Hold what is to be done, where, and who is told. `config` is what config.json holds."""
 
-    task: str
-    run: str
-    artifact: str
-    seed: int
-    rows: dict[str, int]
-    metrics: dict[str, float]
-    baseline: dict[str, Any]
-    baselines: list[dict[str, Any]]
-    epochs: list[dict[str, float]]
-    seconds: dict[str, float]
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    pictures: list[str] = field(default_factory=list)
+    task: Task
+    source: Path
+    options: JobOptions
+    run: Path
+    config: dict[str, Any]
+    say: Say
+    to_stderr: bool
+    processes: Processes
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
-
-
-class SaveCheckpoint(Callback):
-    """Keep the weights of the last epoch whose losses were numbers."""
-
-    order = 500
-
-    def __init__(self, folder: Path) -> None:
-        """Save into `folder`."""
-        self.folder = folder
-
-    def epoch_end(self, state: TrainState) -> None:
-        """Save; this is not reached in an epoch whose loss became NaN."""
-        from graftwork.checkpoint import save_checkpoint
-
-        save_checkpoint(self.folder, state.model, epoch=int(state.record["epoch"]), record=dict(state.record))
-
-
-def prepare_run(out: Path | None, task_id: str) -> Path:
-    """Return a new run folder in which files can be written; raise OptionError before any work is done if not."""
-    folder = _next_run(task_id) if out is None else out
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"--out {folder} is there already and is no empty folder; choose another name, or remove it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"graftwork")
-        probe.unlink()
-    except OSError as error:
-        raise OptionError(
-            f"--out {folder} cannot be written: {error.strerror or error}; choose another folder"
-        ) from error
-    return folder
-
-
-def _next_run(task_id: str) -> Path:
-    stem, number = task_id.replace("/", "-"), 1
-    while (Path("runs") / f"{stem}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{stem}-{number}"
-
-
-def check_space(folder: Path, learner: Learner) -> None:
-    """Raise OptionError if the artifact and a checkpoint, each briefly kept twice, will not fit on the disk."""
-    weights = sum(t.numel() * t.element_size() for t in learner.module.state_dict().values())
-    needed, free = 4 * weights + RUN_BYTES_TO_SPARE, shutil.disk_usage(folder).free
-    if free < needed:
-        raise OptionError(
-            f"--out {folder}: {free / 1e6:.0f} MB are free, and the run needs about {needed / 1e6:.0f} MB; "
-            "make room or choose another folder"
-        )
+    @property
+    def ref(self) -> dict[str, Any]:
+        """The task's id and options."""
+        return {"id": self.task.id, "config": self.task.to_config()}
 
 
 def train(task: Task, source: Path, job: JobOptions, out: Path | None, say: Say, *, to_stderr: bool = False) -> Report:
-    """Train a task's model beside its baselines and leave everything in a run folder."""
-    began = perf_counter()
+    """Train a task's model beside its baselines and leave everything in a run folder.
+
+    In each of several processes (`torchrun`) it does its part; the first one writes and speaks. Where they have been
+    started again, because one of them failed, they go on with the run.
+    """
     existing(source)
-    run = prepare_run(out, task.id)
-    with _removed_if_empty(run):
-        data = task.data(source, job)
-        learner = task.learner(data, job)
-        if to_stderr and learner.display is not None:
+    processes = job.runtime().join()
+    before = begun_run(out, task.id) if started_again() else None
+    if before is not None:
+        return resume(before, say, to_stderr=to_stderr)
+    with processes.explained():
+        said = processes.exchange({"run": str(prepare_run(out, task.id)) if processes.first else ""})
+    made = _Job(
+        task=task,
+        source=source,
+        options=job,
+        run=Path(said[0]["run"]),
+        config={},
+        say=say if processes.first else _nothing,
+        to_stderr=to_stderr,
+        processes=processes,
+    )
+    with removed_unless_begun(made.run) if processes.first else nullcontext():
+        made.config.update(task=made.ref, source=str(source.absolute()), job=asdict(job))
+        _note(made)
+        return _carry_out(made)
+
+
+def _nothing(text: str) -> None:
+    """Leave it to the first process to speak."""
+
+
+def _note(job: _Job) -> None:
+    if job.processes.first:
+        write_config(job.run, job.config)
+
+
+def resume(run: Path, say: Say, *, to_stderr: bool = False) -> Report:
+    """Go on with a run that was broken off at whatever moment, to its end; one that is finished is left as it is.
+
+    Raises:
+        ArtifactError: the folder is no run, or its checkpoints are damaged, newer, of another model or of other data.
+    """
+    config = read_config(run)
+    report = finished(run)
+    if report is not None:
+        say(f"{run} is finished; there is nothing to do")
+        return report
+    task, options, source = _task(config["task"]), _options(run, config["job"]), existing(Path(config["source"]))
+    processes = options.runtime().join()
+    say = say if processes.first else _nothing
+    if not any((run / CHECKPOINTS).glob("step-*.graft")):
+        say(f"{run} has no checkpoint yet; it starts anew")
+    return _carry_out(
+        _Job(
+            task=task,
+            source=source,
+            options=options,
+            run=run,
+            config=config,
+            say=say,
+            to_stderr=to_stderr,
+            processes=processes,
+        )
+    )
+
+
+def _options(run: Path, given: Mapping[str, Any]) -> JobOptions:
+    known = {f.name for f in fields(JobOptions)}
+    for name in given:
+        if name not in known:
+            raise unknown(f"option in {run / 'config.json'}", name, known, hint="a newer graftwork may have written it")
+    return JobOptions(**given)
+
+
+def _carry_out(job: _Job) -> Report:
+    """Prepare, train from the beginning or from the last checkpoint, and leave everything in the run folder."""
+    from graftwork.runtime import repeatable
+
+    began, threads = perf_counter(), job.config.get("threads")
+    with (
+        alone_in(job.run) if job.processes.first else nullcontext(),
+        _way_back_said(job),
+        job.processes.explained(),
+        repeatable(job.options.deterministic, threads=threads),
+    ):
+        if job.processes.first:
+            clear_leftovers(job.run)
+        trackers = _trackers(job)
+        data = job.task.data(job.source, job.options)
+        learner = job.task.learner(data, job.options)
+        if job.to_stderr and learner.display is not None:
             learner.display.stream = sys.stderr
-        check_space(run, learner)
-        for note in task.notes():
-            say(f"note      {note}")
-        say(_describe(data, learner))
-        baselines = _baselines(task, data, learner, say)
+        for note in job.task.notes():
+            job.say(f"note      {note}")
+        job.say(_describe(data, learner))
+        if "lr" not in job.config:
+            _begin(job, data, learner)
         prepared = perf_counter()
-        lr = _learning_rate(task, learner, job, say)
-        _write_config(run, task, source, job, learner, lr)
-        learner.callbacks.append(SaveCheckpoint(run / "checkpoint"))
-        with _kept_checkpoint_said(run):
-            task.train(learner, job, lr)
-        trained = perf_counter()
-        return _finish(task, run, job, data, learner, baselines, (began, prepared, trained), say)
+        _train(job, learner, trackers)
+        report = _finish(job, data, learner, trackers, (began, prepared, perf_counter()))
+        if job.processes.first:
+            write_page(job.run, report)
+            write_report(job.run, report)
+        job.processes.wait()
+        return report
+
+
+def _begin(job: _Job, data: DataLoaders, learner: Learner) -> None:
+    """Find out what training needs to know, and write it down, so that a resumed run need not find it out again."""
+    import torch
+
+    from graftwork.report import environment
+
+    baselines = []
+    if job.processes.first:
+        check_space(job.run, learner)
+        baselines = _baselines(job.task, data, learner, job.say)
+    job.processes.wait()
+    job.config.update(
+        lr=_learning_rate(job, learner),
+        baselines=baselines,
+        model={"id": learner.model_id, "config": learner.model_config},
+        loss={n: b.loss_id for n, b in learner.objective.blocks.items()},
+        metrics=learner.objective.higher_is_better,
+        parameters=sum(p.numel() for p in learner.module.parameters()),
+        runs_on=learner.session.describe(),
+        environment=environment(learner.session.device),
+        threads=torch.get_num_threads(),
+    )
+    _note(job)
+
+
+def _train(job: _Job, learner: Learner, trackers: Sequence[Tracker]) -> None:
+    from graftwork.callbacks.checkpointer import Checkpointer, checkpoint_files
+    from graftwork.resume import describe, last_snapshot
+
+    folder, monitor = job.run / CHECKPOINTS, "valid_loss"
+    if checkpoint_files(folder):
+        found = last_snapshot(folder)
+        job.say(describe(found))
+        learner.replay(found)
+    for tracker in trackers:
+        tracker.config.update(job.config)
+    saver = Checkpointer(folder, every_steps=job.options.checkpoint_every, monitor=monitor)
+    learner.callbacks += [*trackers, saver]
+    with _profiled(job, learner):
+        job.task.train(learner, job.options, float(job.config["lr"]))
+
+
+def _trackers(job: _Job) -> list[Tracker]:
+    """Make the trackers that `--track` names; raise OptionError for a callback that is none."""
+    from graftwork.callbacks.tracking import Tracker
+    from graftwork.plugins import get_host
+
+    made = []
+    for name in (part.strip() for text in job.options.track for part in text.split(",")):
+        kind = get_host().callbacks.get(name)
+        if not issubclass(kind, Tracker):
+            raise OptionError(f"--track {name}: {kind.__name__} tracks no runs; use tensorboard, mlflow or wandb")
+        made.append(kind.of_run(job.run, {}))
+    return made
 
 
 @contextmanager
-def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Take a run folder away again if nothing was put into it."""
-    try:
+def _profiled(job: _Job, learner: Learner) -> Iterator[None]:
+    if not job.options.profile:
         yield
-    except BaseException:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-        raise
+        return
+    from graftwork.profiler import Profile
+
+    with Profile(learner, job.run) as profile:
+        yield
+    job.say(str(profile))
 
 
 @contextmanager
-def _kept_checkpoint_said(run: Path) -> Iterator[None]:
-    """Add to a training error which checkpoint is left."""
+def _way_back_said(job: _Job) -> Iterator[None]:
+    """Say how to go on with a run that is broken off, and add to a training error which checkpoint is left."""
+    from graftwork.callbacks.checkpointer import checkpoint_files
+
     try:
         yield
     except TrainingError as error:
-        from graftwork.checkpoint import checkpoints
-
-        kept = checkpoints(run / "checkpoint")
-        left = f"the weights of the last good epoch are in {kept[-1]}" if kept else "no epoch was finished before"
+        kept = [path for path in checkpoint_files(job.run / CHECKPOINTS) if path.stem.endswith("-epoch")]
+        left = f"the last good epoch is in {kept[-1]}" if kept else "no epoch was finished before"
         raise TrainingError(f"{error}; {left}") from error
+    except BaseException:
+        if "lr" in job.config:
+            job.say(f"go on with: graft resume {shlex.quote(str(job.run))}")
+        raise
 
 
 def _describe(data: DataLoaders, learner: Learner) -> str:
@@ -183,78 +292,63 @@ def _baselines(task: Task, data: DataLoaders, learner: Learner, say: Say) -> lis
     return results
 
 
-def _learning_rate(task: Task, learner: Learner, job: JobOptions, say: Say) -> float:
-    if job.lr == "auto":
-        lr = task.default_lr(learner)
-        say(f"learning rate {lr:g} (the default of this model; --lr find runs a range test)")
+def _learning_rate(job: _Job, learner: Learner) -> float:
+    if job.options.lr == "auto":
+        lr = job.task.default_lr(learner)
+        job.say(f"learning rate {lr:g} (the default of this model; --lr find runs a range test)")
         return lr
-    if job.lr == "find":
-        lr = learner.lr_find().valley
-        say(f"learning rate {lr:.3g} (found by a range test)")
-        return lr
-    return float(job.lr)
-
-
-def _write_config(run: Path, task: Task, source: Path, job: JobOptions, learner: Learner, lr: float) -> None:
-    config = {
-        "task": {"id": task.id, "config": task.to_config()},
-        "source": str(source),
-        "job": asdict(job),
-        "lr": lr,
-        "model": {"id": learner.model_id, "config": learner.model_config},
-        "loss": {n: b.loss_id for n, b in learner.objective.blocks.items()},
-        "runs_on": learner.session.describe(),
-    }
-    write_text(run / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside and rename it, so that it is whole or not there."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    if job.options.lr == "find":
+        sweep = learner.lr_find()
+        if job.processes.first:
+            write_picture(job.run / SWEEP, sweep.plot())
+        job.say(f"learning rate {sweep.valley:.3g} (found by a range test)")
+        return sweep.valley
+    return float(job.options.lr)
 
 
 def _finish(
-    task: Task,
-    run: Path,
-    job: JobOptions,
+    job: _Job,
     data: DataLoaders,
     learner: Learner,
-    baselines: list[dict[str, Any]],
+    trackers: Sequence[Tracker],
     times: tuple[float, float, float],
-    say: Say,
 ) -> Report:
-    _write_csv(run / "history.csv", learner.history)
+    run, baselines, first = job.run, job.config["baselines"], job.processes.first
     metrics = {k: v for k, v in learner.history[-1].items() if k not in ("epoch", "train_loss", "seconds")}
-    artifact = learner.export(run / "model.graft", task={"id": task.id, "config": task.to_config()})
-    pictures = _pictures(run, task.pictures(data, learner))
+    artifact = learner.export(run / "model.graft", task=job.ref)
+    figures = dict(job.task.pictures(data, learner))
+    if metrics.keys() - {"valid_loss"}:
+        figures["metrics.png"] = learner.recorder.plot_metrics({b["id"]: b["metrics"] for b in baselines})
+    pictures = [write_picture(run / name, figure) for name, figure in figures.items()] if first else []
+    lost = _told(trackers, figures) if first else []
     bad = data.bad_items
-    if bad:
-        _write_csv(run / "bad_items.csv", [{"item": b} for b in bad])
+    if first:
+        write_csv(run / "history.csv", learner.history)
+    if first and bad:
+        write_csv(run / "bad_items.csv", [{"item": b} for b in bad])
     began, prepared, trained = times
     return Report(
-        task=task.id,
+        task=job.task.id,
         run=str(run),
         artifact=str(artifact),
-        seed=job.seed,
+        seed=job.options.seed,
         rows=_rows(data),
         metrics=metrics,
         baseline=_best(baselines, learner.objective.higher_is_better),
         baselines=baselines,
         epochs=learner.history,
         seconds={"prepare": prepared - began, "train": trained - prepared, "total": perf_counter() - began},
-        notes=list(task.notes()),
-        warnings=[*data.notes, *_bad_warnings(bad, run)],
-        pictures=[str(path) for path in pictures],
+        notes=list(job.task.notes()),
+        warnings=[*data.notes, *_bad_warnings(bad, run), *lost],
+        pictures=[str(path) for path in (*pictures, *run.glob(SWEEP))],
     )
+
+
+def _told(trackers: Sequence[Tracker], figures: Mapping[str, Figure]) -> list[str]:
+    """Add figures to tracked runs, and return which of them were lost."""
+    for tracker in trackers:
+        tracker.add_figures(figures)
+    return [tracker.lost for tracker in trackers if tracker.lost is not None]
 
 
 def _bad_warnings(bad: list[str], run: Path) -> list[str]:
@@ -269,12 +363,6 @@ def _best(baselines: list[dict[str, Any]], higher_is_better: Mapping[str, bool])
         return {}
     name, higher = next(iter(higher_is_better.items()))
     return max(baselines, key=lambda b: b["metrics"][name] if higher else -b["metrics"][name])
-
-
-def _pictures(run: Path, figures: Mapping[str, Figure]) -> list[Path]:
-    for name, figure in figures.items():
-        figure.savefig(run / name, dpi=110)
-    return [run / name for name in figures]
 
 
 def evaluate(artifact: Path, source: Path, job: JobOptions) -> dict[str, Any]:
@@ -298,9 +386,14 @@ def evaluate(artifact: Path, source: Path, job: JobOptions) -> dict[str, Any]:
 
 
 def predict(
-    artifact: Path, inputs: Sequence[str], *, device: str = "auto", on_bad_item: OnBadItem = "skip"
+    artifact: Path,
+    inputs: Sequence[str],
+    *,
+    device: str = "auto",
+    on_bad_item: OnBadItem = "skip",
+    out: Path | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return one row per input that can be read, and what is wrong with the others.
+    """Return one row per input that can be read, and what is wrong with the others; files are written into `out`.
 
     Raises:
         ItemError: no input can be read, or one cannot and `on_bad_item` is "error".
@@ -310,14 +403,17 @@ def predict(
 
     predictor = load_learner(artifact, device=device)
     ref = predictor.manifest.get("task")
-    wanted = [(given, Path(given)) for given in inputs] if ref is None else _task(ref).inputs(inputs)
-    said_of = predictor.predict_batch([value for _, value in wanted], on_bad_item=on_bad_item)
+    task = None if ref is None else _task(ref)
+    wanted = [(given, Path(given)) for given in inputs] if task is None else task.inputs(inputs)
+    say = predictor.predict_batch if task is None else partial(task.predict, predictor)
+    said_of = say([value for _, value in wanted], on_bad_item=on_bad_item)
     rows, failures = [], []
     for (given, _), said in zip(wanted, said_of, strict=True):
         if isinstance(said, BadItem):
             failures.append(f"{given}: {said.reason}")
             continue
-        row: dict[str, Any] = {"input": given, "prediction": said.value}
+        value = said.value if task is None else task.printed(given, said.value, out)
+        row: dict[str, Any] = {"input": given, "prediction": value}
         rows.append(row if said.probabilities is None else row | {"probabilities": dict(said.probabilities)})
     if not rows:
         raise ItemError(f"no input can be read; the first one, {failures[0]}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,16 +15,16 @@ from graftwork.callbacks.progress import ProgressDisplay
 from graftwork.callbacks.recorder import Recorder
 from graftwork.datablock import DataLoaders
 from graftwork.dataloader import Loader
-from graftwork.engine import EngineRun
+from graftwork.engine import EngineRun, listeners
 from graftwork.errors import DataError, FreezeError, OptionError
 from graftwork.events import Callback, EventTable, TrainState
-from graftwork.loop import Feed, Loop, collect, evaluate
-from graftwork.model import ModelParts, build_model, freeze_groups
+from graftwork.loop import Feed, Loop, collect, each_batch, evaluate, share_bad_items
+from graftwork.model import ModelParts, build_model, carried_over, freeze_groups
 from graftwork.objective import LossLike, MetricLike, Objective
 from graftwork.optim import ParamGroup, companions, hyper_setter, make_optimizer
 from graftwork.page import Page
 from graftwork.prediction import Prediction, Predictions
-from graftwork.runtime import Runtime, seeded
+from graftwork.runtime import Runtime, repeatable, seeded
 from graftwork.schedule import Schedule, ScheduleMaker, discriminative_lrs, flat_cos, maker, one_cycle, sgdr
 from graftwork.seeds import derive_seed
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from graftwork.callbacks.checkpointer import Captured
     from graftwork.lr_find import Sweep
-    from graftwork.resume import Place, Snapshot
+    from graftwork.resume import Snapshot, Start
 
 __all__ = ["Learner", "LearningRate"]
 
@@ -75,18 +74,33 @@ class Learner:
         self.optimizer, self.callbacks = optimizer, list(callbacks)
         self.objective = Objective(data.plan, loss=loss, metrics=metrics)
         self.model_id, self.model_config, self.parts = self._model(model, model_config)
-        self.objective.train_loss = self.parts.train_loss
         self.runtime = runtime or Runtime()
-        self.session = self.runtime.start(self.parts.module)
-        self.objective.loss_module.to(self.session.device)
-        data.serve(self.session.device)
-        self.feed = Feed(self.parts.module, self.session, data.plan, seed=seed)
+        self._begin()
         self.recorder = Recorder()
         self.display = ProgressDisplay() if progress else None
-        self.epochs_done = 0
-        self.fits_done = 0
-        self.steps_done = 0
+        self.epochs_done = self.fits_done = self.steps_done = 0
         self._replayed: Snapshot | None = None
+
+    def _begin(self) -> None:
+        """Bring the model to the runtime's device, and prepare the data for it."""
+        self.objective.train_loss = self.parts.train_loss
+        self.session = self.runtime.start(self.parts.module, products=self.parts.products)
+        self.session.processes.check_batch(self.data.train.bs)
+        self.objective.loss_module.to(self.session.device)
+        self.data.serve(self.session.device)
+        self.feed = Feed(self.parts.module, self.session, self.data.plan, seed=self.seed)
+
+    def set_data(self, data: DataLoaders) -> Self:
+        """Go on with other data of the same kinds, as with larger pictures (progressive resizing); history goes on too.
+
+        Raises:
+            OptionError: the inputs or targets are others, or the model would be another one for this data.
+        """
+        self.parts = carried_over(self.parts, self.model_id, self.model_config, old=self.data.plan, new=data.plan)
+        self.data = data
+        vars(self).pop("fingerprints", None)
+        self._begin()
+        return self
 
     def _model(
         self, model: str | ModelParts | nn.Module, config: Mapping[str, Any] | None
@@ -249,12 +263,19 @@ class Learner:
         given = [*self.callbacks, *callbacks]
         everyone = [self.recorder, *given]
         state.capture = partial(self._capture, state, everyone, schedules)
-        heard = [*everyone, *companions(optimizer)]
-        table = EventTable.compile(heard if self.display is None else [*heard, self.display])
+        heard = [*everyone, *companions(optimizer), *([] if self.display is None else [self.display])]
+        first = self.session.processes.first
+        table = EventTable.compile(callback for callback in heard if first or not callback.first_only)
         loop = Loop(self.feed, self.objective, optimizer, table, state, hyper_setter(optimizer, schedules, state))
         run = self._engine_run(optimizer, schedules, state, given)
-        start = None if found is None else _Start(found=found, learn=self, callbacks=everyone, state=state)
-        with seeded(derive_seed(self.seed, "fit", self.fits_done), self.session.device):
+        start = None if found is None else found.start(self, everyone, state)
+        rank = self.session.processes.rank
+        seed = derive_seed(self.seed, "fit", *((self.fits_done, rank) if rank else (self.fits_done,)))
+        with (
+            self.session.processes.explained(),
+            repeatable(self.session.deterministic),
+            seeded(seed, self.session.device),
+        ):
             self._epochs(loop, epochs, run, start)
         self.fits_done += 1
         self.steps_done += state.step
@@ -268,11 +289,12 @@ class Learner:
         return capture(self, state, callbacks, schedules, done=done)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the training split's order, encoding and some of its values."""
+    def fingerprints(self) -> dict[str, str | None]:
+        """A hash of each split's order, encoding and values, or some of them."""
         from graftwork.resume import fingerprint
 
-        return fingerprint(self.data.train)
+        splits = {"train": self.data.train, "valid": self.data.valid}
+        return {name: None if loader is None else fingerprint(loader) for name, loader in splits.items()}
 
     def resume(self, path: str | Path, *, callbacks: Sequence[Callback] = ()) -> Self:
         """Go on with the fit that a checkpoint (a file, or the last whole one of a folder) was taken in, to its end.
@@ -286,7 +308,7 @@ class Learner:
         found = self._found(path)
         return self._run(found.manifest["fit"]["epochs"], found.schedules(), self.lr, None, callbacks, found)
 
-    def replay(self, path: str | Path) -> Self:
+    def replay(self, path: str | Path | Snapshot) -> Self:
         """Get ready to go on from a checkpoint by calling the same verbs again: what was done is skipped.
 
         For recipes of several fits, as `fine_tune` is: `learn.replay("run").fine_tune(5)`.
@@ -295,10 +317,10 @@ class Learner:
         self.fits_done = 0
         return self
 
-    def _found(self, path: str | Path) -> Snapshot:
-        from graftwork.resume import check_data, describe, last_snapshot
+    def _found(self, path: str | Path | Snapshot) -> Snapshot:
+        from graftwork.resume import Snapshot, check_data, describe, last_snapshot
 
-        found = last_snapshot(path)
+        found = path if isinstance(path, Snapshot) else last_snapshot(path)
         check_data(self, found)
         found.load_weights(self)
         fit = found.manifest["fit"]
@@ -325,7 +347,8 @@ class Learner:
             device=self.session.device,
             seed=self.seed,
         )
-        reason = _listeners(callbacks) or engine.refuses(run)
+        several = f"{self.session.processes.world} processes train together" * (self.session.processes.world > 1)
+        reason = several or listeners(callbacks) or engine.refuses(run)
         if reason is None:
             return run
         if engine.required:
@@ -333,7 +356,7 @@ class Learner:
         LOG.warning("%s does not train here, since %s; the loop trains instead", type(engine).__name__, reason)
         return None
 
-    def _epochs(self, loop: Loop, epochs: int, run: EngineRun | None, start: _Start | None) -> None:
+    def _epochs(self, loop: Loop, epochs: int, run: EngineRun | None, start: Start | None) -> None:
         """Run the epochs; whatever happens, `fit_end` is told."""
         state, table = loop.state, loop.table
         try:
@@ -341,11 +364,12 @@ class Learner:
                 handler(state)
             if start is not None and not start.place.inside:
                 start.restore()
-            for state.epoch in range(0 if start is None else start.place.epoch, epochs):
+            for epoch in range(0 if start is None else start.place.epoch, epochs):
+                if loop.stops():
+                    break
+                state.epoch = epoch
                 self._epoch(loop, run, start)
                 start = None
-                if state.stopped is not None:
-                    break
         except BaseException as error:
             state.error = error
             for handler in table.error:
@@ -355,7 +379,7 @@ class Learner:
             for handler in table.fit_end:
                 handler(state)
 
-    def _epoch(self, loop: Loop, run: EngineRun | None, start: _Start | None) -> None:
+    def _epoch(self, loop: Loop, run: EngineRun | None, start: Start | None) -> None:
         state = loop.state
         state.record, state.position = {"epoch": self.epochs_done + 1}, 0
         for handler in loop.table.epoch_start:
@@ -363,10 +387,13 @@ class Learner:
         if run is not None and self.parts.engine is not None:
             loop.train_by(self.parts.engine, run, self.epochs_done)
         elif start is not None and start.place.inside:
-            batches = self.data.train.at(self.epochs_done, start.place.batch)
+            stopped = start.found.manifest["fit"]["stopped"] is not None
+            part = self.session.processes.part
+            batches = () if stopped else self.data.train.at(self.epochs_done, start.place.batch, part)
             loop.train(batches, self.epochs_done, start=start.place.index + 1, entered=start.restore)
         else:
-            loop.train(self.data.train.at(self.epochs_done), self.epochs_done)
+            loop.train(self.data.train.at(self.epochs_done, part=self.session.processes.part), self.epochs_done)
+        share_bad_items(self.session.processes, self.data.train)
         if self.data.valid is not None:
             loop.validate(self.data.valid)
         self.epochs_done += 1
@@ -421,6 +448,22 @@ class Learner:
         """Return predictions for the validation split or another loader, in the order of its items."""
         return collect(self.feed, self.objective, self._loader(loader))
 
+    def iter_preds(self, loader: Loader | None = None) -> Iterator[Predictions]:
+        """Give the predictions of `get_preds` batch by batch, on the device; none is kept, however many there are."""
+        return each_batch(self.feed, self.objective, self._loader(loader))
+
+    def tta(
+        self, loader: Loader | None = None, *, n: int = 4, beta: float = 0.25, use_max: bool = False
+    ) -> Predictions:
+        """Return predictions averaged over `n` passes with the training split's random transforms (fastai's rule).
+
+        The plain prediction counts `beta`, the mean of the passes the rest; with `use_max` the largest of all is taken.
+        What is drawn depends on the seeds alone. Raises OptionError if nothing is random, or the target moves along.
+        """
+        from graftwork.tta import tta
+
+        return tta(self.feed, self.objective, self._loader(loader), n=n, beta=beta, use_max=use_max)
+
     def predict(self, x: Any) -> Prediction:
         """Return what the model says about one thing: an input's raw value, or a mapping of several inputs' values."""
         from graftwork.predictor import predict_one
@@ -439,6 +482,12 @@ class Learner:
 
         return Page(layer_table(self.feed, self.data.one_batch()))
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook what is trained, and how far it has come."""
+        from graftwork.results import learner_html
+
+        return learner_html(self)
+
     def export(self, path: str | Path = "model.graft", *, task: Mapping[str, Any] | None = None) -> Path:
         """Write one file that `load_learner` reads without the data and without this program.
 
@@ -448,38 +497,3 @@ class Learner:
         from graftwork.artifact import export
 
         return export(self, Path(path), task=task)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Start:
-    """Put a fit back to where a checkpoint found it."""
-
-    found: Snapshot
-    learn: Learner
-    callbacks: Sequence[Callback]
-    state: TrainState
-
-    @property
-    def place(self) -> Place:
-        return self.found.place
-
-    def restore(self) -> None:
-        """Put everything back that events before this one may have begun anew; the next thing to happen is a batch."""
-        state, found = self.state, self.found
-        found.load_optimizer(state.optimizer)
-        found.load_flags(self.learn, at_start=False)
-        found.load_callbacks(self.callbacks)
-        state.step, state.position = self.place.step, self.place.batch
-        state.record = state.record | dict(found.manifest["fit"]["record"])
-        found.load_random(self.learn)
-
-
-def _listeners(callbacks: Sequence[Callback]) -> str | None:
-    """Name callbacks that listen to single batches, which an engine does not have."""
-    for callback in callbacks:
-        table = EventTable.compile([callback])
-        if not callback.needs_batches:
-            continue
-        if table.batch_start or table.loss_end or table.backward_end or table.batch_end:
-            return f"the callback {type(callback).__name__} listens to single batches"
-    return None

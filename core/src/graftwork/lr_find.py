@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from graftwork.dataloader import Batch, Loader
+import torch
+
+from graftwork.batch import Batch, Part
+from graftwork.dataloader import Loader
 from graftwork.errors import OptionError
 from graftwork.events import Callback, EventTable, TrainState
 from graftwork.loop import Feed, Loop
@@ -66,6 +69,8 @@ class _Watch(Callback):
 
     def batch_end(self, state: TrainState) -> None:
         loss = math.inf if state.loss is None else float(state.loss.detach())
+        if state.processes.world > 1 and state.batch is not None:
+            loss = float(state.processes.total(torch.tensor(loss * state.batch.share))) / state.processes.world
         self._average = BETA * self._average + (1 - BETA) * loss
         smoothed = self._average / (1 - BETA ** (len(self.losses) + 1))
         if not math.isfinite(smoothed):
@@ -77,9 +82,9 @@ class _Watch(Callback):
             state.stop("the loss has diverged")
 
 
-def _forever(loader: Loader) -> Iterator[Batch]:
+def _forever(loader: Loader, part: Part) -> Iterator[Batch]:
     for epoch in itertools.count():
-        yield from loader.at(epoch)
+        yield from loader.at(epoch, part=part)
 
 
 def sweep(learner: Learner, *, start_lr: float, end_lr: float, num_steps: int, stop_diverging: bool) -> Sweep:
@@ -90,8 +95,12 @@ def sweep(learner: Learner, *, start_lr: float, end_lr: float, num_steps: int, s
         )
     if learner.parts.engine is not None and learner.parts.engine.required:
         raise OptionError(f"{learner.model_id} is not trained by gradients, so it has no learning rate to find")
+    if learner.session.sharded:
+        raise OptionError(
+            "lr_find works on a copy of the model, which sharded weights do not have; find the rate in one process"
+        )
     parts = copy.deepcopy(learner.parts)
-    session = learner.runtime.start(parts.module)
+    session = learner.runtime.start(parts.module, products=parts.products)
     feed = Feed(parts.module, session, learner.data.plan, seed=learner.seed)
     optimizer = learner.make_optimizer(start_lr, parts=parts)
     state = TrainState(model=parts.module, optimizer=optimizer, num_epochs=1, num_batches=num_steps)
@@ -100,7 +109,8 @@ def sweep(learner: Learner, *, start_lr: float, end_lr: float, num_steps: int, s
     schedules = dict.fromkeys(parts.parameter_groups(), schedule)
     table = EventTable.compile([watch])
     loop = Loop(feed, learner.objective, optimizer, table, state, hyper_setter(optimizer, schedules, state))
+    loop.agree_steps = 1  # all processes see the same losses
     with seeded(derive_seed(learner.seed, "lr_find"), session.device):
-        loop.train(itertools.islice(_forever(learner.data.train), num_steps), 0)
+        loop.train(itertools.islice(_forever(learner.data.train, session.processes.part), num_steps), 0)
     suggestions = suggest_lrs(watch.lrs, watch.losses) if len(watch.losses) >= FEWEST_POINTS else {}
     return Sweep(lrs=watch.lrs, losses=watch.losses, suggestions=suggestions)

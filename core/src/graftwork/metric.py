@@ -7,7 +7,7 @@ imported when the first of them sees its first batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from types import FunctionType
@@ -51,6 +51,7 @@ __all__ = [
 
 Average: TypeAlias = Literal["macro", "micro", "weighted", "binary"]
 MultiAverage: TypeAlias = Literal["macro", "micro", "weighted"]
+Threshold: TypeAlias = float | Sequence[float]
 
 MetricLike: TypeAlias = str | Metric | Callable[..., Any]
 """Whatever `as_metric` makes a metric of."""
@@ -156,12 +157,19 @@ def roc_auc() -> Metric:
 # -- any number of labels an item ------------------------------------------------------------------------------------
 
 
-def _labels_right(threshold: float, predicted: Tensor, target: Tensor) -> Tensor:
-    return (match_shapes(predicted, target) > threshold) == target
+def _labels_right(threshold: Threshold, predicted: Tensor, target: Tensor) -> Tensor:
+    return _given(threshold, predicted, target) == target
 
 
-def _labels(threshold: float, predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return (match_shapes(predicted, target) > threshold).int(), target.int()
+def _labels(threshold: Threshold, predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return _given(threshold, predicted, target).int(), target.int()
+
+
+def _given(threshold: Threshold, predicted: Tensor, target: Tensor) -> Tensor:
+    limits = torch.as_tensor(threshold, device=predicted.device)
+    if limits.ndim and len(limits) != target.shape[-1]:
+        raise OptionError(f"{len(limits)} thresholds for {target.shape[-1]} classes; give one number, or one a class")
+    return match_shapes(predicted, target) > limits
 
 
 def _label_scores(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,25 +177,28 @@ def _label_scores(predicted: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @metric_factory
-def accuracy_multi(*, threshold: float = 0.5) -> Metric:
-    """Measure the share of labels that are right, over all items and classes; a label is given above the threshold."""
+def accuracy_multi(*, threshold: Threshold = 0.5) -> Metric:
+    """Measure the share of labels that are right, over all items and classes.
+
+    A label is given above the threshold: one number, or one a class.
+    """
     return MeanMetric(partial(_labels_right, threshold), name="accuracy_multi")
 
 
 @metric_factory
-def precision_multi(*, threshold: float = 0.5, average: MultiAverage = "macro") -> Metric:
+def precision_multi(*, threshold: Threshold = 0.5, average: MultiAverage = "macro") -> Metric:
     """Measure the share of labels given that are right; a class never given nor meant counts as 0."""
     return _counted("precision_multi", "precision", average, threshold)
 
 
 @metric_factory
-def recall_multi(*, threshold: float = 0.5, average: MultiAverage = "macro") -> Metric:
+def recall_multi(*, threshold: Threshold = 0.5, average: MultiAverage = "macro") -> Metric:
     """Measure the share of true labels that were given."""
     return _counted("recall_multi", "recall", average, threshold)
 
 
 @metric_factory
-def f1_multi(*, threshold: float = 0.5, average: MultiAverage = "macro") -> Metric:
+def f1_multi(*, threshold: Threshold = 0.5, average: MultiAverage = "macro") -> Metric:
     """Measure the harmonic mean of precision and recall over labels."""
     return _counted("f1_multi", "f1", average, threshold)
 
@@ -245,7 +256,7 @@ _OURS: Final[dict[str, Any]] = {"sync_on_compute": False, "compute_with_cache": 
 """Merging is the caller's to order, across processes too; and a cached figure would outlive a merge."""
 
 
-def _counted(name: str, kind: str, average: str, threshold: float | None = None) -> Metric:
+def _counted(name: str, kind: str, average: str, threshold: Threshold | None = None) -> Metric:
     """Return precision, recall or f1: of classes, or with a threshold of labels."""
     averages = ("macro", "micro", "weighted", "binary") if threshold is None else ("macro", "micro", "weighted")
     if average not in averages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from graftwork.errors import OptionError, PlanError
 from graftwork.loss import Loss
 from graftwork.metric import Metric, as_metric
 from graftwork.plan import Plan
+from graftwork.processes import Processes
 
 __all__ = ["MetricLike", "Objective", "TrainLoss"]
 
@@ -97,6 +99,19 @@ class Objective:
         for metric in self._all():
             metric.reset()
             metric.to(device)
+
+    def merge(self, processes: Processes) -> None:
+        """Let every metric have seen what all processes showed theirs."""
+        if processes.world == 1:
+            return
+        for metric in self._all():
+            states = processes.exchange(metric.state_dict())
+            metric.reset()
+            for state in states:
+                other = copy.deepcopy(metric)
+                other.reset()
+                other.load_state_dict(state)
+                metric.merge(other)
 
     def compute(self) -> dict[str, float]:
         """Read the metrics; with several targets their names start with the target's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -12,10 +12,13 @@ from torch import Tensor
 
 from graftwork.block import Block, Configurable, TargetBlock
 from graftwork.errors import GraftworkError, ItemError, PlanError
+from graftwork.markup import Lane, Station, drawing, parts
 from graftwork.page import Page
-from graftwork.transform import Bound, On, Stage, Transform, brief
+from graftwork.transform import Bound, Fused, On, Stage, Transform, brief
 
 __all__ = ["FieldPlan", "FieldStep", "Plan", "PlanStep"]
+
+Draw: TypeAlias = Callable[[Any, Mapping[str, Any]], Any]
 
 FIT_CHUNK = 64
 
@@ -52,11 +55,51 @@ class FieldPlan:
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """Be one transform bound to the fields it applies to. `draw` is None unless the transform is random."""
+    """Be one transform bound to the fields it applies to.
+
+    `draw` is None unless the transform is random or reads the sample.
+    """
 
     name: str
-    draw: Callable[[Any, Mapping[str, Any]], Any] | None
+    draw: Draw | None
     targets: tuple[tuple[str, FieldStep], ...]
+
+    @property
+    def random(self) -> bool:
+        """Whether it does something else each time, in training."""
+        return self.targets[0][1].transform.random
+
+    @property
+    def always(self) -> bool:
+        """Whether `draw` is called outside training too."""
+        return self.targets[0][1].transform.reads_sample
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRun:
+    """Be a run of a field's steps that are done at once: their places in the plan, and the function."""
+
+    field: str
+    places: tuple[int, ...]
+    steps: tuple[FieldStep, ...]
+    fused: Fused
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as steps, as they do."""
+        return field_run, (self.field, self.places, self.steps)
+
+    def encode(self, column: Any, drawn: Sequence[Any]) -> Any:
+        """Do the steps, each with what it drew."""
+        return self.fused.encode(column, [drawn[place] for place in self.places])
+
+
+def field_run(field: str, places: Sequence[int], steps: Sequence[FieldStep]) -> FieldRun:
+    """Take as many of a field's remaining steps together as the first of them can; one, if it can none."""
+    first = steps[0]
+    fused = first.transform.fused(first.before, [step.transform for step in steps[1:]])
+    if fused is None:
+        fused = Fused(1, lambda column, params: first.bound.encode(column, params[0]))
+    return FieldRun(field, tuple(places[: fused.count]), tuple(steps[: fused.count]), fused)
 
 
 class Plan:
@@ -75,7 +118,8 @@ class Plan:
         self.inputs, self.targets = tuple(inputs), tuple(targets)
         self.item_steps, self.batch_steps = tuple(item_steps), tuple(batch_steps)
         self.fields = {name: self._field(name, block) for name, block in blocks.items()}
-        self.random_items = any(step.draw for step in self.item_steps)
+        self.random_items = any(step.random for step in self.item_steps)
+        self._item_work, self._batch_work = self._work("item"), self._work("batch")
 
     def _field(self, name: str, raw: Block) -> FieldPlan:
         item = tuple(s for step in self.item_steps for field, s in step.targets if field == name)
@@ -83,6 +127,24 @@ class Plan:
         item_block = item[-1].after if item else raw
         final = batch[-1].after if batch else item_block
         return FieldPlan(raw, item_block, final, item, batch)
+
+    def _work(self, stage: Stage) -> list[tuple[Draw | None, bool, tuple[FieldRun, ...]]]:
+        """Say for each step how it draws, whether always, and which runs end there: all of their steps have drawn."""
+        steps = self.item_steps if stage == "item" else self.batch_steps
+        runs = [run for name in self.fields for run in self._runs(name, steps, stage)]
+        ending = [tuple(run for run in runs if run.places[-1] == at) for at in range(len(steps))]
+        return [(step.draw, step.always, ends) for step, ends in zip(steps, ending, strict=True)]
+
+    def _runs(self, name: str, plan_steps: Sequence[PlanStep], stage: Stage) -> Iterator[FieldRun]:
+        places = [at for at, step in enumerate(plan_steps) if any(field == name for field, _ in step.targets)]
+        steps = self.fields[name].item_steps if stage == "item" else self.fields[name].batch_steps
+        while steps:
+            # A step that reads the sample must find the fields as they are before it.
+            ends = [at for at, step in enumerate(plan_steps) if step.always and stage == "item" and at > places[0]]
+            within = sum(at < min(ends, default=len(plan_steps)) for at in places)
+            run = field_run(name, places[:within], steps[:within])
+            yield run
+            places, steps = places[run.fused.count :], steps[run.fused.count :]
 
     @classmethod
     def compile(
@@ -116,36 +178,55 @@ class Plan:
     def encode(self, sample: Mapping[str, Any], rng: np.random.Generator | None = None) -> dict[str, Any]:
         """Run the item steps on one sample, or on some of its fields; with `rng`, random steps draw from it.
 
+        Steps that a transform has `fused` are done at once.
+
         Raises:
             ItemError: a step failed; the message names the field and the step.
         """
-        values = dict(sample)
-        for step in self.item_steps:
-            params = step.draw(rng, values) if step.draw is not None and rng is not None else None
-            for name, part in step.targets:
-                if name in values:
-                    try:
-                        values[name] = part.bound.encode(values[name], params)
-                    except Exception as error:
-                        raise _step_error(name, step.name, values[name], error) from error
+        values, drawn = dict(sample), list[Any]()
+        for draw, always, runs in self._item_work:
+            drawn.append(draw(rng, values) if draw is not None and (rng is not None or always) else None)
+            for run in runs:
+                if run.field in values:
+                    values[run.field] = self._encoded(run, values[run.field], drawn)
         return values
+
+    def _encoded(self, run: FieldRun, value: Any, drawn: Sequence[Any]) -> Any:
+        """Do a run of item steps at once, or one by one if it cannot do this value."""
+        first, last = run.places[0], run.places[-1]
+        if first == last:
+            return _encoded(run.field, self.item_steps[first], run.steps[0], value, drawn[first])
+        try:
+            done = run.encode(value, drawn)
+        except Exception as error:
+            names = f"{self.item_steps[first].name} to {self.item_steps[last].name}"
+            raise _step_error(run.field, names, value, error) from error
+        if done is not NotImplemented:
+            return done
+        for place, part in zip(run.places, run.steps, strict=True):
+            value = _encoded(run.field, self.item_steps[place], part, value, drawn[place])
+        return value
 
     def trace(self, sample: Mapping[str, Any]) -> Iterator[tuple[str, FieldStep, Any]]:
         """Run the item steps on one sample and give (field, step, value after it) on the way."""
         values = dict(sample)
         for step in self.item_steps:
+            params = step.draw(None, values) if step.draw is not None and step.always else None
             for name, part in step.targets:
-                single = Plan({name: part.before}, inputs=(), targets=(), item_steps=(step,), batch_steps=())
-                values[name] = single.encode({name: values[name]})[name]
+                values[name] = _encoded(name, step, part, values[name], params)
                 yield name, part, values[name]
 
     def encode_batch(self, fields: dict[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Run the batch steps on collated fields, in training with a generator on their device."""
-        for step in self.batch_steps:
-            params = step.draw(generator, fields) if step.draw is not None and generator is not None else None
-            for name, part in step.targets:
-                if name in fields:
-                    fields[name] = part.bound.encode(fields[name], params)
+        """Run the batch steps on collated fields, in training with a generator on their device.
+
+        Steps that a transform has `fused` are done at once.
+        """
+        drawn: list[Any] = []
+        for draw, always, runs in self._batch_work:
+            drawn.append(draw(generator, fields) if draw is not None and (generator is not None or always) else None)
+            for run in runs:
+                if run.field in fields:
+                    fields[run.field] = run.encode(fields[run.field], drawn)
         return fields
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -170,6 +251,17 @@ class Plan:
             column, block = step.bound.decode(column), step.before
         decoded = [self.decode(name, value) for value in block.uncollate(column)]
         return [value for value, _ in decoded], decoded[0][1] if decoded else self.fields[name].raw
+
+    @property
+    def alone(self) -> bool:
+        """Whether targets can be encoded without the inputs beside them."""
+        return not any(step.always and name in self.targets for step in self.item_steps for name, _ in step.targets)
+
+    @property
+    def probes(self) -> dict[str, Any]:
+        """What targets that lie somewhere in the inputs want to be encoded beside those of a prediction."""
+        found = {name: self.fields[name].raw.probe() for name in self.targets}
+        return {name: probe for name, probe in found.items() if probe is not None}
 
     @property
     def target(self) -> TargetBlock:
@@ -199,6 +291,15 @@ class Plan:
                     rows.append(("", "collate", "one tensor per batch"))
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         return Page("\n".join(f"{a:<{widths[0]}}  {b:<{widths[1]}}  → {c}" for a, b, c in rows))
+
+    def drawing(self) -> str:
+        """Return an SVG picture of every field's way from the source to the model."""
+        lanes = [_lane(self, name) for name in self.fields]
+        return drawing(lanes, title="The plan: " + ", ".join(self.fields))
+
+    def _repr_html_(self) -> str:
+        """Show the picture in a notebook."""
+        return self.drawing()
 
     def to_config(self) -> dict[str, Any]:
         """Return registry ids and JSON configs of everything."""
@@ -305,11 +406,11 @@ class _Compiler:
 
     def _items(self, name: str) -> Iterator[Any]:
         """Iterate the training values of a field as they are after the item steps so far."""
-        parts = [(step.name, part) for step in self.item for field, part in step.targets if field == name]
+        steps = [(step.name, part) for step in self.item for field, part in step.targets if field == name]
         for value in self.train(name):
             encoded = value
             try:
-                for step_name, part in parts:
+                for step_name, part in steps:
                     try:
                         encoded = part.bound.encode(encoded, None)
                     except Exception as error:
@@ -323,18 +424,33 @@ class _Compiler:
 
     def _batches(self, name: str) -> Iterator[Tensor]:
         block, chunk = self.item_blocks[name], []
-        parts = [part for step in self.batch for field, part in step.targets if field == name]
+        steps = [part for step in self.batch for field, part in step.targets if field == name]
         for value in self._items(name):
             chunk.append(value)
             if len(chunk) == FIT_CHUNK:
-                yield _run(parts, block.collate(chunk))
+                yield _run(steps, block.collate(chunk))
                 chunk = []
         if chunk:
-            yield _run(parts, block.collate(chunk))
+            yield _run(steps, block.collate(chunk))
 
 
-def _run(parts: Sequence[FieldStep], value: Any) -> Any:
-    for part in parts:
+def _lane(plan: Plan, name: str) -> Lane:
+    field = plan.fields[name]
+    batches = [(field.item, "collate"), *((s.after, parts(s.transform)[0]) for s in field.batch_steps)]
+    return Lane(
+        title=f"{name} ({'input' if name in plan.inputs else 'target'})",
+        items=(_station(field.raw, ""), *(_station(s.after, parts(s.transform)[0]) for s in field.item_steps)),
+        batches=tuple(_station(block, arrow, collated=True) for block, arrow in batches),
+    )
+
+
+def _station(block: Block, arrow: str, *, collated: bool = False) -> Station:
+    name, detail = parts(block)
+    return Station(name=name, detail=detail, arrow=arrow, collated=collated)
+
+
+def _run(steps: Sequence[FieldStep], value: Any) -> Any:
+    for part in steps:
         value = part.bound.encode(value, None)
     return value
 
@@ -346,7 +462,16 @@ def _bind(tfms: Mapping[str, Transform], current: dict[str, Block]) -> PlanStep:
         targets.append((name, step))
         current[name] = step.after
     first = next(iter(tfms.values()))
-    return PlanStep(brief(first), first.draw if first.random else None, tuple(targets))
+    draw = first.draw if first.random or first.reads_sample else None
+    return PlanStep(brief(first), draw, tuple(targets))
+
+
+def _encoded(name: str, step: PlanStep, part: FieldStep, value: Any, params: Any) -> Any:
+    """Run one step on one field's value; raise ItemError naming both."""
+    try:
+        return part.bound.encode(value, params)
+    except Exception as error:
+        raise _step_error(name, step.name, value, error) from error
 
 
 def _ref(part: Configurable) -> dict[str, Any]:

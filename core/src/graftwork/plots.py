@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["one_axes", "plot_losses", "plot_sweep", "smooth"]
+__all__ = ["one_axes", "plot_losses", "plot_metrics", "plot_sweep", "smooth"]
+
+NO_METRICS = ("epoch", "train_loss", "valid_loss", "seconds")
 
 
 def one_axes(*, width: float = 6.4, height: float = 4.0) -> tuple[Figure, Axes]:
     """Return a figure with one pair of axes, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from graftwork.figure import new_figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width=width, height=height)
     return figure, figure.add_subplot()
 
 
@@ -33,9 +34,20 @@ def smooth(values: Sequence[float], beta: float = 0.98) -> np.ndarray[Any, Any]:
     return averages
 
 
-def plot_losses(losses: Sequence[float], epoch_ends: Sequence[int], valid: Sequence[float | None]) -> Figure:
-    """Draw the smoothed training loss over steps, and the validation loss where each epoch ends."""
-    figure, ax = one_axes()
+def plot_losses(
+    losses: Sequence[float],
+    epoch_ends: Sequence[int],
+    valid: Sequence[float | None],
+    learning_rates: Sequence[float] = (),
+) -> Figure:
+    """Draw the smoothed training loss over steps, the validation loss where each epoch ends, and the rates below."""
+    from matplotlib.ticker import MaxNLocator
+
+    from graftwork.figure import new_figure
+
+    figure = new_figure(height=5.0 if learning_rates else 4.0)
+    ratios = [3, 1] if learning_rates else [1]
+    ax, *below = figure.subplots(len(ratios), sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     steps = np.arange(1, len(losses) + 1)
     ax.plot(steps, losses, color="C0", alpha=0.25, linewidth=0.8)
     # Over a twentieth of the steps, at most the fifty of fastai's 0.98.
@@ -44,9 +56,43 @@ def plot_losses(losses: Sequence[float], epoch_ends: Sequence[int], valid: Seque
     points = [(end, loss) for end, loss in zip(epoch_ends, valid, strict=True) if loss is not None]
     if points:
         ax.plot(*zip(*points, strict=True), "o-", color="C1", label="validation")
-    ax.set_xlabel("step")
     ax.set_ylabel("loss")
     ax.legend(frameon=False)
+    for lower in below:
+        lower.plot(np.arange(1, len(learning_rates) + 1), learning_rates, color="C2")
+        lower.set_ylabel("learning rate")
+        lower.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    [ax, *below][-1].set_xlabel("step")
+    return figure
+
+
+def plot_metrics(history: Sequence[Mapping[str, float]], baselines: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw every metric over the epochs in a panel of its own, and what each baseline reaches as a dashed line."""
+    from matplotlib.ticker import MaxNLocator
+
+    from graftwork.figure import new_figure
+
+    names = [name for name in history[-1] if name not in NO_METRICS] if history else []
+    columns = min(3, max(1, len(names)))
+    rows = max(1, math.ceil(len(names) / columns))
+    figure = new_figure(width=max(6.4, 4.2 * columns), height=3.6 * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for ax in panels:
+        ax.set_visible(False)
+    epochs = [line["epoch"] for line in history]
+    for name, ax in zip(names, panels, strict=False):
+        ax.set_visible(True)
+        ax.plot(epochs, [line.get(name, math.nan) for line in history], "o-", color="C0", label="this model")
+        for i, (label, metrics) in enumerate(baselines.items()):
+            if name in metrics:
+                ax.axhline(metrics[name], color=f"C{1 + i % 9}", linestyle="--", linewidth=1.2, label=label)
+        ax.set_title(name, fontsize=10)
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if names:
+        shown = panels[0].get_legend_handles_labels()
+        figure.legend(*shown, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

@@ -10,8 +10,10 @@ from typing import Any, Final, Self
 import torch
 from torch import Tensor, nn
 
-from graftwork.dataloader import Batch, ItemLoader, Loader, OnBadItem, default_workers
-from graftwork.errors import OptionError, unknown
+from graftwork.batch import Batch
+from graftwork.block import TargetBlock
+from graftwork.dataloader import ItemLoader, Loader, OnBadItem, default_workers
+from graftwork.errors import ItemError, OptionError, unknown
 from graftwork.loop import Feed, collect, evaluate
 from graftwork.loss import Loss
 from graftwork.objective import MetricLike, Objective
@@ -20,7 +22,7 @@ from graftwork.prediction import Prediction, Predictions
 from graftwork.runtime import Precision, Runtime
 from graftwork.transform import brief
 
-__all__ = ["BadItem", "Predictor", "predict_many", "predict_one"]
+__all__ = ["BadItem", "Predictor", "evaluating", "predict_many", "predict_one"]
 
 _FIRST: Final = torch.zeros(1, dtype=torch.int64)
 
@@ -60,7 +62,7 @@ class Predictor:
 
     def to(self, device: str = "cpu", *, precision: Precision = "fp32") -> Self:
         """Move the model, in place; raise OptionError for a device that is not there."""
-        session = Runtime(device=device, precision=precision).start(self.module)
+        session = Runtime(device=device, precision=precision, strategy="alone").start(self.module)
         self.feed = Feed(self.module, session, self.plan, seed=0)
         return self
 
@@ -102,11 +104,16 @@ class Predictor:
 def predict_one(feed: Feed, x: Any) -> Prediction:
     """Return what a model says about one thing, without a loader; the module's mode is left as it was."""
     plan = feed.plan
-    sample = plan.encode(input_values(plan, x))
+    block = answering(plan)
+    if block is not None:
+        with evaluating(feed.module):
+            return block.answer(feed, input_values(plan, x))
+    sample = plan.encode(input_values(plan, x) | plan.probes)
     batch = Batch(plan.collate([sample]), plan.inputs, (), _FIRST)
     with evaluating(feed.module), torch.inference_mode():
-        raw = feed.forward(feed.ready(batch))
-    return _read(plan, raw)[0]
+        batch = feed.ready(batch)
+        raw = feed.forward(batch)
+    return _read(plan, raw, batch)[0]
 
 
 def predict_many(
@@ -115,16 +122,34 @@ def predict_many(
     """Return what a model says about each item, in order; see `Predictor.predict_batch`."""
     if len(items) == 0:
         return []
+    if answering(feed.plan) is not None:
+        return [_alone(feed, item, on_bad_item) for item in items]
     workers = default_workers() if workers is None else workers
     loader = ItemLoader(_Given(items, feed.plan), bs=bs, workers=workers, on_bad_item=on_bad_item)
     found: dict[int, Prediction] = {}
     with evaluating(feed.module):
         for batch in loader:
             with torch.inference_mode():
-                raw = feed.forward(feed.ready(batch))
-            found.update(zip(batch.index.tolist(), _read(feed.plan, raw), strict=True))
+                batch = feed.ready(batch)
+                raw = feed.forward(batch)
+            found.update(zip(batch.index.tolist(), _read(feed.plan, raw, batch), strict=True))
     bad = {i: BadItem(item=items[i], reason=reason) for i, reason in loader.bad_items.items()}
     return [found[i] if i in found else bad[i] for i in range(len(items))]
+
+
+def answering(plan: Plan) -> TargetBlock | None:
+    """Return the only target's block if it makes single predictions itself, of the only input."""
+    block = plan.target if len(plan.targets) == len(plan.inputs) == 1 else None
+    return block if block is not None and block.answers else None
+
+
+def _alone(feed: Feed, item: Any, on_bad_item: OnBadItem) -> Prediction | BadItem:
+    try:
+        return predict_one(feed, item)
+    except ItemError as error:
+        if on_bad_item == "error":
+            raise
+        return BadItem(item=item, reason=str(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +163,7 @@ class _Given:
         return len(self.items)
 
     def raw(self, position: int) -> dict[str, Any]:
-        return input_values(self.plan, self.items[position])
+        return input_values(self.plan, self.items[position]) | self.plan.probes
 
     def item(self, position: int) -> Any:
         return self.items[position]
@@ -181,10 +206,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _read(plan: Plan, output: Any) -> list[Prediction]:
+def _read(plan: Plan, output: Any, batch: Batch) -> list[Prediction]:
     """Turn raw output into predictions, one per row."""
     outputs = [output] if len(plan.targets) == 1 else list(output)
-    columns = {name: _column(plan, name, raw) for name, raw in zip(plan.targets, outputs, strict=True)}
+    probes = {name: batch.fields[name].cpu().clone() for name in plan.targets if name in batch.fields}
+    columns = {n: _column(plan, n, raw, probes.get(n)) for n, raw in zip(plan.targets, outputs, strict=True)}
     if len(columns) == 1:
         return [Prediction(value=v, probabilities=p, raw=r) for v, p, r in next(iter(columns.values()))]
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
@@ -198,10 +224,16 @@ def _read(plan: Plan, output: Any) -> list[Prediction]:
     ]
 
 
-def _column(plan: Plan, name: str, raw: Tensor) -> list[tuple[Any, dict[str, float] | None, Tensor]]:
+def _column(
+    plan: Plan, name: str, raw: Tensor, probe: Tensor | None
+) -> list[tuple[Any, dict[str, float] | None, Tensor]]:
     """Return (value, probabilities, raw) of one target for every row."""
     block = plan.target_block(name)
     raw = raw.float().cpu().clone()  # out of inference mode, so that a caller may compute with it as with any tensor
     activated = block.activate(raw)
-    values, _ = plan.decode_batch(name, block.predict(activated))
+    values, reached = plan.decode_batch(name, block.predict(activated))
+    if probe is not None:
+        values = [
+            reached.locate(value, at) for value, at in zip(values, plan.decode_batch(name, probe)[0], strict=True)
+        ]
     return [(value, block.probabilities(row), r) for value, row, r in zip(values, activated, raw, strict=True)]

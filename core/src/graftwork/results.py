@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from graftwork.dataloader import Batch, Loader
+from graftwork.batch import Batch
+from graftwork.dataloader import Loader
 from graftwork.loop import Feed
+from graftwork.markup import table
 from graftwork.objective import Objective
 from graftwork.show import decoded_samples, grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["layer_table", "show_results"]
+    from graftwork.learner import Learner
+
+__all__ = ["layer_table", "learner_html", "show_results"]
+
+SHOWN_EPOCHS = 10
+Sample = dict[str, tuple[Any, Any]]
 
 
 @torch.inference_mode()
@@ -32,6 +39,8 @@ def show_results(feed: Feed, objective: Objective, loader: Loader, *, max_n: int
     predicted = {name: objective.blocks[name].predict(column) for name, column in activated.items()}
     samples = list(decoded_samples(feed.plan, ready.fields))
     guesses = list(decoded_samples(feed.plan, predicted))
+    if any(block.drawn for block in objective.blocks.values()):
+        return _side_by_side(samples, guesses)
     figure, axes = grid(len(samples))
     figure.suptitle("target, and below it the prediction", fontsize=9)
     for ax, sample, guess in zip(axes, samples, guesses, strict=True):
@@ -39,6 +48,16 @@ def show_results(feed: Feed, objective: Objective, loader: Loader, *, max_n: int
             block.show(value, ax)
         wrong = any(name in sample and str(sample[name][0]) != str(value) for name, (value, _) in guess.items())
         ax.title.set_color("firebrick" if wrong else "black")
+    return figure
+
+
+def _side_by_side(samples: list[Sample], guesses: list[Sample]) -> Figure:
+    """Draw a picture with the target over the input, and beside it one with the prediction."""
+    figure, axes = grid(2 * len(samples), together=2)
+    figure.suptitle("target, and beside it the prediction", fontsize=9)
+    for ax, sample in zip(axes, [s for n, g in zip(samples, guesses, strict=True) for s in (n, n | g)], strict=True):
+        for value, block in sample.values():
+            block.show(value, ax)
     return figure
 
 
@@ -62,6 +81,32 @@ def layer_table(feed: Feed, batch: Batch) -> str:
     return "\n".join(
         [*lines, f"{total:,} parameters, {learning:,} of them learn", f"runs on {feed.session.describe()}"]
     )
+
+
+def learner_html(learn: Learner) -> str:
+    """Say what is trained, on what and how, and how far it has come, for a notebook."""
+    total = sum(p.numel() for p in learn.module.parameters())
+    learning = sum(p.numel() for p in learn.module.parameters() if p.requires_grad)
+    held_out = 0 if learn.data.valid is None else learn.data.valid.num_items
+    optimizer = learn.optimizer if isinstance(learn.optimizer, str) else repr(learn.optimizer)
+    rows = [
+        ("model", learn.model_id or type(learn.module).__name__),
+        ("parameters", f"{total:,}, of which {learning:,} learn"),
+        ("groups", ", ".join(learn.groups)),
+        ("items", f"{learn.data.train.num_items:,} to train on, {held_out:,} held out"),
+        ("loss", ", ".join(type(loss).__name__ for loss in learn.objective.losses.values())),
+        ("metrics", ", ".join(learn.objective.higher_is_better) or "none"),
+        ("optimizer", f"{optimizer}, lr {learn.lr:g}, wd {learn.wd:g}"),
+        ("runs on", learn.session.describe()),
+        ("trained for", f"{learn.epochs_done} epochs"),
+    ]
+    return table(rows, title="Learner") + (_history(learn.history[-SHOWN_EPOCHS:]) if learn.history else "")
+
+
+def _history(lines: list[dict[str, float]]) -> str:
+    """Return the epochs as the display of a fit shows them, less their times."""
+    names = [name for name in lines[-1] if name != "seconds"]
+    return table([[f"{line[name]:.5g}" if name in line else "" for name in names] for line in lines], head=names)
 
 
 def _noting(name: str, rows: list[tuple[str, str, str, str]]) -> Callable[[nn.Module, Any, Any], None]:

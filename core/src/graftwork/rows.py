@@ -34,8 +34,9 @@ def _targets_at(loader: ItemLoader, position: int) -> dict[str, object] | None:
     if position in loader.bad_items:
         return None
     try:
-        raw = loader.source.raw(position)
-        return loader.plan.encode({name: raw[name] for name in loader.plan.targets})
+        plan, raw = loader.plan, loader.source.raw(position)
+        encoded = plan.encode({name: raw[name] for name in plan.targets} if plan.alone else raw)
+        return {name: encoded[name] for name in plan.targets}
     except ItemError:
         if loader.on_bad_item == "error":
             raise
@@ -55,10 +56,14 @@ def fields_at(loader: Loader, positions: Sequence[int]) -> dict[str, Tensor]:
 
 
 def _found(loader: Loader, positions: Sequence[int]) -> dict[str, Tensor]:
-    """Look for positions in any other loader, by reading it."""
-    found: dict[int, dict[str, Tensor]] = {}
+    """Look for positions in any other loader, by reading it. Items may be of another size in every batch."""
+    found: dict[int, dict[str, object]] = {}
     for batch in loader.in_order():
         for row, position in enumerate(batch.index.tolist()):
             if position in positions:
-                found[position] = {name: column[row] for name, column in batch.fields.items()}
-    return {name: torch.stack([found[p][name] for p in positions]) for name in found[positions[0]]}
+                found[position] = {n: _item(loader, n, column[row : row + 1]) for n, column in batch.fields.items()}
+    return loader.plan.collate([found[position] for position in positions])
+
+
+def _item(loader: Loader, name: str, column: Tensor) -> object:
+    return loader.plan.fields[name].item.uncollate(column)[0]

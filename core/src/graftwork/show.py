@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from graftwork.dataloader import Loader
-from graftwork.errors import GraftworkError
+from graftwork.dataloader import ColumnLoader, ItemLoader, Loader
+from graftwork.errors import GraftworkError, OptionError
 from graftwork.plan import Plan
 from graftwork.seeds import derive_seed
 from graftwork.transform import brief
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
     from graftwork.datablock import DataBlock, Datasets
 
-__all__ = ["decoded_samples", "grid", "show_samples", "walk"]
+__all__ = ["decoded_samples", "grid", "show_samples", "show_variants", "walk"]
 
 
-def grid(count: int, *, size: float = 2.2) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` axes without frames, about as wide as high; nothing global is touched."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def grid(count: int, *, size: float = 2.2, together: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return a figure with `count` axes without frames, about as wide as high; nothing global is touched.
 
-    columns = max(1, math.ceil(math.sqrt(count)))
+    `together` says how many that follow one another are to lie in one row.
+    """
+    from graftwork.figure import new_figure
+
+    columns = max(1, math.ceil(math.sqrt(count) / together)) * together
     rows = max(1, math.ceil(count / columns))
-    figure = Figure(figsize=(columns * size, rows * (size + 0.3)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width=columns * size, height=rows * (size + 0.3))
     axes = [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
     for ax in axes:
         ax.set_axis_off()
@@ -55,7 +56,25 @@ def show_samples(loader: Loader, *, max_n: int = 9) -> Figure:
     if loader.training and fields:
         device = next(iter(fields.values())).device
         generator = torch.Generator(device).manual_seed(derive_seed(loader.seed, "batch", 0, 0))
-    fields = plan.encode_batch(fields, generator)
+    return _drawn(plan, plan.encode_batch(fields, generator))
+
+
+def show_variants(loader: Loader, position: int, *, max_n: int = 9) -> Figure:
+    """Draw what training may make of one sample, drawn anew each time; raise OptionError if there is no such sample."""
+    if not 0 <= position < loader.num_items:
+        raise OptionError(f"position={position}: the training split has the samples 0 to {loader.num_items - 1}")
+    if isinstance(loader, ColumnLoader):
+        fields = {name: column[[position] * max_n] for name, column in loader.columns.items()}
+    elif isinstance(loader, ItemLoader):
+        fields = loader.plan.collate([loader.sample(position, epoch) for epoch in range(max_n)])
+    else:
+        raise OptionError(f"a {type(loader).__name__} does not give single samples to draw")
+    device = next(iter(fields.values())).device
+    generator = torch.Generator(device).manual_seed(derive_seed(loader.seed, "batch", 0, 0))
+    return _drawn(loader.plan, loader.plan.encode_batch(fields, generator))
+
+
+def _drawn(plan: Plan, fields: Mapping[str, Tensor]) -> Figure:
     samples = list(decoded_samples(plan, fields))
     figure, axes = grid(len(samples))
     for ax, sample in zip(axes, samples, strict=True):

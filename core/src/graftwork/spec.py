@@ -33,6 +33,10 @@ __all__ = [
     "TargetRule",
     "TaskSpec",
     "TransformSpec",
+    "claimed_by",
+    "normalise",
+    "provider",
+    "several",
 ]
 
 API: Final = (1, 0)
@@ -56,12 +60,33 @@ class TargetRule(NamedTuple):
     base: str = ""
 
 
+def normalise(dist: str) -> str:
+    """Write a distribution's name the one way in which all its spellings are equal."""
+    return re.sub(r"[-_.]+", "-", dist).lower()
+
+
+def claimed_by(dist: str) -> str:
+    """Return the only namespace a distribution may claim: its own name without `graftwork-`."""
+    return normalise(dist).removeprefix("graftwork-")
+
+
+def provider(namespace: str, *, said: object = "") -> str:
+    """Name the distribution that brings a plugin: the one a file says it was, if such a one may have the namespace."""
+    return said if isinstance(said, str) and claimed_by(said) == namespace else f"graftwork-{namespace}"
+
+
+def several(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return what may be written as one name or as a tuple of names as the tuple."""
+    return (value,) if isinstance(value, str) else value
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """Be the root of everything a registration hook returns: an id, and checks made when it is built."""
 
     kind: ClassVar[str] = "record"
     lists: ClassVar[tuple[str, ...]] = ()
+    either: ClassVar[tuple[str, ...]] = ()
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     id: str
@@ -72,6 +97,9 @@ class Record:
             raise self.fault("the id must read 'namespace/name'", fix=f"id='NAMESPACE/{bare}'")
         for name in self.lists:
             self._check_list(name)
+        for name in self.either:
+            if not isinstance(getattr(self, name), str):
+                self._check_list(name)
         for name, valid in self.choices.items():
             value = getattr(self, name)
             if value not in valid:
@@ -147,15 +175,19 @@ class BlockSpec(Spec):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformSpec(Spec):
-    """Describe a transform; the target is a `Transform` class, `accepts` and `gives` are block ids."""
+    """Describe a transform; the target is a `Transform` class, `accepts` and `gives` are block ids.
+
+    `gives` is a tuple where what comes out depends on what went in.
+    """
 
     kind: ClassVar[str] = "transform"
     rule: ClassVar[TargetRule] = TargetRule("class", "graftwork.transform:Transform")
     lists: ClassVar[tuple[str, ...]] = ("requires", "accepts")
+    either: ClassVar[tuple[str, ...]] = ("gives",)
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"stage": ("item", "batch")}
 
     accepts: tuple[str, ...]
-    gives: str
+    gives: str | tuple[str, ...]
     stage: Literal["item", "batch"] = "item"
     random: bool = False
     invertible: bool = False
@@ -192,16 +224,18 @@ class DatasetSpec(Spec):
 class ModelSpec(Spec):
     """Describe a model; the target is a function `(ctx: ModelContext, **config) -> ModelParts | nn.Module`.
 
-    `inputs` and `output` are block ids, `params_m` millions of parameters, `pretrained` the names of its weights.
+    `inputs` and `output` are block ids, several for `output` where the model can be made for any of them. `params_m`
+    are millions of parameters, `cost` is whatever else it costs, `pretrained` the names of its weights.
     """
 
     kind: ClassVar[str] = "model"
     lists: ClassVar[tuple[str, ...]] = ("requires", "inputs", "pretrained")
+    either: ClassVar[tuple[str, ...]] = ("output",)
     choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"role": ("model", "backbone", "head")}
 
     role: Literal["model", "backbone", "head"] = "model"
     inputs: tuple[str, ...]
-    output: str
+    output: str | tuple[str, ...]
     params_m: float | None = None
     pretrained: tuple[str, ...] = ()
     cost: str = ""
@@ -316,6 +350,7 @@ class Plugin:
     """Introduce a plugin: its namespace, the interface it was written for, and one line about it.
 
     `install` is the line that installs it with what it needs; left empty, `pip install` and the distribution's name.
+    `extras` says in a few words what each extra of the distribution enables, for `graft plugins doctor`.
     """
 
     namespace: str
@@ -323,6 +358,7 @@ class Plugin:
     requires_api: tuple[int, int] = (1, 0)
     docs: str = ""
     install: str = ""
+    extras: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.namespace, str) or not _NAMESPACE.match(self.namespace):

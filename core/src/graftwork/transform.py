@@ -19,14 +19,13 @@ from graftwork.block import (
     CategoryBlock,
     ClassIndexBlock,
     Configurable,
-    Label,
     MultiCategoryBlock,
     MultiHotBlock,
-    plain,
 )
 from graftwork.errors import BlockError, DataError
+from graftwork.labels import Label, plain
 
-__all__ = ["Bound", "Categorize", "MultiCategorize", "On", "Stage", "Transform", "brief"]
+__all__ = ["Bound", "Categorize", "Fused", "MultiCategorize", "On", "Stage", "Transform", "brief"]
 
 Stage = Literal["item", "batch"]
 
@@ -43,6 +42,18 @@ class Bound:
     decode: Callable[[Any], Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """Do the work of `count` consecutive steps of one field at once.
+
+    `encode(value, params)`: for each of the steps what its `draw` gave, or None outside training. Of items it may
+    return NotImplemented for a value that it cannot do; the steps then take it one by one.
+    """
+
+    count: int
+    encode: Callable[[Any, Sequence[Any]], Any]
+
+
 class Transform(Configurable, ABC):
     """Map one block to another.
 
@@ -52,6 +63,9 @@ class Transform(Configurable, ABC):
 
     stage: ClassVar[Stage] = "item"
     random: ClassVar[bool] = False
+    # True if what it does depends on the sample's other fields: `draw` is then called outside training too, rng being
+    # None.
+    reads_sample: ClassVar[bool] = False
     # True if a value unlike those it was fitted on is refused: validation targets are then tried before training.
     refuses_unseen: ClassVar[bool] = False
 
@@ -67,6 +81,14 @@ class Transform(Configurable, ABC):
     def bind(self, block: Block) -> Bound:
         """Return the functions for `block`. Called after `fit`."""
 
+    def fused(self, block: Block, following: Sequence[Transform]) -> Fused | None:
+        """Return one function for this step and the first of those that follow it on its field, or None.
+
+        It must give what the steps give one by one. All of them have drawn before it runs, so what they draw may depend
+        on a batch's size, and not on values.
+        """
+        return None
+
     @property
     def needs_fit(self) -> bool:
         """Say whether `fit` must see the training split first."""
@@ -77,7 +99,10 @@ class Transform(Configurable, ABC):
         return self
 
     def draw(self, rng: Any, sample: Mapping[str, Any]) -> Any:
-        """Draw parameters from `rng`: a numpy Generator (item stage), a torch one on the device (batch stage)."""
+        """Draw parameters from `rng`: a numpy Generator (item stage), a torch one on the device (batch stage).
+
+        `sample` holds the fields as they are before this step, some of which may be missing. See `reads_sample`.
+        """
         return None
 
 
@@ -170,6 +195,7 @@ class MultiCategorize(Transform):
     id: ClassVar[str] = "core/multi-categorize"
     refuses_unseen: ClassVar[bool] = True
     vocab: tuple[Label, ...] | None = None
+    threshold: float | tuple[float, ...] = 0.5
 
     def accepts(self, block: Block) -> bool:
         """Work on sequences of labels."""
@@ -186,7 +212,7 @@ class MultiCategorize(Transform):
 
     def out_block(self, block: Block) -> Block:
         """Give multi-hot vectors."""
-        return MultiHotBlock(self.vocab or ())
+        return MultiHotBlock(self.vocab or (), self.threshold)
 
     def bind(self, block: Block) -> Bound:
         """Look labels up by value; decoding gives them in the vocabulary's order."""

@@ -1,6 +1,6 @@
-"""Module weights to and from bytes, in the safetensors format, without a copy on the way back.
+"""Module weights to and from bytes, in the safetensors format, without copies.
 
-Reading is done here because the library copies what it is given from memory; what it writes is what is read here.
+Both ways are done here because the library copies what it is given; files are the same to the last byte.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections import Counter
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,24 @@ from torch.overrides import TorchFunctionMode
 
 from graftwork.errors import ArtifactError
 
-__all__ = ["blank_build", "fill", "matching", "pack", "pack_module", "unpack"]
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+__all__ = [
+    "DTYPES",
+    "blank_build",
+    "described",
+    "fill",
+    "is_part",
+    "laid_out",
+    "matching",
+    "module_tensors",
+    "pack",
+    "pack_module",
+    "pack_parts",
+    "unpack",
+    "whole",
+]
 
 DTYPES: Final = {
     "F64": torch.float64,
@@ -32,32 +49,41 @@ DTYPES: Final = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
+ORDER: Final = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
 MAX_DIMENSIONS: Final = 64
 CACHE_LINE: Final = 64
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors of any layout and device as safetensors; same tensors give the same bytes."""
-    from safetensors.torch import save
+    return b"".join(pack_parts(tensors))
 
-    strange = next((n for n, t in tensors.items() if t.dtype not in DTYPES.values()), None)
+
+def pack_parts(tensors: Mapping[str, Tensor], *, copy: bool = False) -> list[bytes | memoryview]:
+    """Return what `pack` does in parts, which are views of tensors on the CPU, or with `copy` of copies."""
+    strange = next((n for n, t in tensors.items() if t.dtype not in NAMES), None)
     if strange is not None:
         raise ArtifactError(f"tensor {strange!r} is {tensors[strange].dtype}, which a file cannot hold")
-    return _aligned(save(_apart({name: t.detach().cpu().contiguous() for name, t in tensors.items()})))
+    # As the library orders them: wide types first, so that each tensor lies where its type may.
+    order = sorted(tensors, key=lambda name: (ORDER.index(NAMES[tensors[name].dtype]), name))
+    header, end, parts = {}, 0, list[bytes | memoryview]()
+    for name in order:
+        data = _bytes(tensors[name], copy=copy)
+        begin, end = end, end + len(data)
+        kind, shape = NAMES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+        parts.append(data)
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-(8 + len(head)) % CACHE_LINE)  # the tensors begin on a border of cache lines
+    return [struct.pack("<Q", len(head)) + head, *parts]
 
 
-def _aligned(data: bytes) -> bytes:
-    """Lengthen the header by spaces, as the format allows, until the tensors begin on a border of cache lines."""
-    (size,) = struct.unpack_from("<Q", data)
-    padding = -(8 + size) % CACHE_LINE
-    return b"".join((struct.pack("<Q", size + padding), data[8 : 8 + size], b" " * padding, data[8 + size :]))
-
-
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copy those that share memory with another one, which the format does not allow."""
-    owners = {name: t.untyped_storage().data_ptr() for name, t in tensors.items()}
-    counts = Counter(owners.values())
-    return {name: t.clone() if counts[owners[name]] > 1 else t for name, t in tensors.items()}
+def _bytes(tensor: Tensor, *, copy: bool) -> memoryview:
+    given = tensor.detach()
+    there = given.to("cpu", copy=True, memory_format=torch.contiguous_format) if copy else given.cpu().contiguous()
+    flat = there.reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def pack_module(module: nn.Module) -> tuple[bytes, dict[str, str]]:
@@ -65,7 +91,13 @@ def pack_module(module: nn.Module) -> tuple[bytes, dict[str, str]]:
 
     Raises ArtifactError for state that is no tensor, and for parameters that have no shape yet.
     """
-    state = module.state_dict(keep_vars=True)
+    tensors, aliases = module_tensors(module)
+    return pack(tensors), aliases
+
+
+def module_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what `pack_module` packs: every tensor once, and the names that repeat one."""
+    state = {name: whole(value) for name, value in module.state_dict(keep_vars=True).items()}
     first: dict[Any, str] = {}
     aliases: dict[str, str] = {}
     for name, value in state.items():
@@ -73,7 +105,7 @@ def pack_module(module: nn.Module) -> tuple[bytes, dict[str, str]]:
         owner = first.setdefault(_memory(value), name)
         if owner != name:
             aliases[name] = owner
-    return pack({name: value for name, value in state.items() if name not in aliases}), aliases
+    return {name: value for name, value in state.items() if name not in aliases}, aliases
 
 
 def _check_saved(name: str, value: object) -> None:
@@ -88,6 +120,39 @@ def _memory(value: Tensor) -> Any:
     if value.numel() == 0 or value.is_meta:
         return id(value)
     return value.device, value.data_ptr(), value.shape, value.stride(), value.dtype
+
+
+def described(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, list[int]]]:
+    """Return type and shape of tensors, as a safetensors header says them."""
+    return {name: (NAMES[value.dtype], list(value.shape)) for name, value in tensors.items()}
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Say whether a process holds a part of this tensor only."""
+    # Without the import, which a run in one process does without, there are none.
+    loaded = sys.modules.get("torch.distributed.tensor")
+    # torch 2.3 has the module, and nothing in it.
+    kind = None if loaded is None else vars(loaded).get("DTensor")
+    return kind is not None and isinstance(tensor, kind)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor with the parts of all processes, all of which are to ask."""
+    if not isinstance(tensor, Tensor) or not is_part(tensor):
+        return tensor
+    part: Any = tensor
+    full: Tensor = part.full_tensor()
+    return full
+
+
+def laid_out(full: Tensor, like: Tensor) -> Tensor:
+    """Return a process's part of a whole tensor, if `like` is such a part."""
+    if not is_part(like):
+        return full
+    from torch.distributed.tensor import distribute_tensor
+
+    part: DTensor = like  # type: ignore[assignment]
+    return distribute_tensor(full.to(part.device), part.device_mesh, part.placements)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

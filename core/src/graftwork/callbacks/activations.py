@@ -102,12 +102,10 @@ class ActivationStats(Callback):
         """Draw mean, deviation and share near zero over the steps, a line a layer; DataError if there is none."""
         if not self.steps:
             raise DataError("no activations have been recorded; train with this callback first")
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from graftwork.figure import new_figure
 
         self._read()
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(width=11, height=3.6)
         shades = [
             f"C{i}" if len(self.layers) <= 10 else str(0.85 * i / len(self.layers)) for i in range(len(self.layers))
         ]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graftwork.dataloader import Batch, ColumnLoader, Loader
+from graftwork.batch import Batch
+from graftwork.dataloader import ColumnLoader, Loader
 from graftwork.errors import OptionError
 from graftwork.events import EventTable, TrainState
 from graftwork.loop import Feed, Loop
@@ -97,7 +98,7 @@ def _seconds(learner: Learner, bs: int, steps: int) -> float | None:
 
 def _timed(learner: Learner, bs: int, steps: int) -> float:
     parts = copy.deepcopy(learner.parts)
-    session = learner.runtime.start(parts.module)
+    session = learner.runtime.start(parts.module, products=parts.products)
     optimizer = learner.make_optimizer(learner.lr, parts=parts)
     state = TrainState(model=parts.module, optimizer=optimizer, num_epochs=1, num_batches=steps)
     feed = Feed(parts.module, session, learner.data.plan, seed=learner.seed)

@@ -23,9 +23,8 @@ class SaveBest(Callback):
     """Keep the weights of the epoch that was best by `monitor`, and end with them (fastai's SaveModelCallback).
 
     They are the weights that were validated, averaged ones where an average was; they are kept in the computer's
-    memory, not the accelerator's. `write` is called for each best epoch as well:
-    `SaveBest(write=partial(save_checkpoint, "best"))` keeps a file. Also a fit that broke off ends with the best
-    weights so far. `restore=False` keeps them and leaves the model alone.
+    memory, not the accelerator's. `write` is called for each best epoch as well, for example to export it. Also a fit
+    that broke off ends with the best weights so far. `restore=False` keeps them and leaves the model alone.
     """
 
     order = -100  # ends are told in reverse: after averages have been put back for good

@@ -62,7 +62,7 @@ class GradientAccumulation(Callback):
         if state.batch is None:
             return
         weight = state.batch.weight
-        mass: float | Tensor = float(state.batch.size) if weight is None else weight.sum()
+        mass: float | Tensor = float(state.batch.counts) if weight is None else weight.sum()
         # A batch whose items all weigh nothing has no gradient, and no unit.
         unit = torch.where(mass > 0, mass, self._unit) if isinstance(mass, Tensor) else mass
         if self.count and (isinstance(unit, Tensor) or unit != self._unit):

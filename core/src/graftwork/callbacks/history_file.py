@@ -27,6 +27,7 @@ class HistoryFile(Callback):
 
     order = -800  # `_end` events run in reverse: the epoch's line is complete
     needs_batches: ClassVar[bool] = False
+    first_only: ClassVar[bool] = True
 
     def __init__(self, path: str | Path = "history.csv") -> None:
         """Take the file's name; raise OptionError if it says no format."""

@@ -9,8 +9,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from graftwork.batch import WHOLE, Batch, Part
 from graftwork.datablock import DataLoaders
-from graftwork.dataloader import Batch, Loader
+from graftwork.dataloader import Loader
 from graftwork.errors import OptionError
 from graftwork.plan import Plan
 
@@ -64,11 +65,11 @@ class LimitedLoader(_Wrapped):
         """Return the positions of an epoch."""
         return self.loader.order(epoch)[: self.batches * self.bs]
 
-    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, batch: int = 0, part: Part = WHOLE) -> Iterator[Batch]:
         """Iterate the batches of an epoch, from number `batch` on."""
         if batch >= self.batches:
             return
-        for loaded in self.loader.at(epoch, batch):
+        for loaded in self.loader.at(epoch, batch, part):
             if loaded.number < self.batches:
                 yield loaded
             if loaded.number >= self.batches - 1:
@@ -100,10 +101,11 @@ class OneBatchLoader(_Wrapped):
         """Return the positions of an epoch."""
         return self.batch.index.repeat(self.repeats)
 
-    def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+    def at(self, epoch: int, batch: int = 0, part: Part = WHOLE) -> Iterator[Batch]:
         """Iterate the one batch, from its repetition number `batch` on."""
         for number in range(batch, self.repeats):
-            yield replace(self.batch, fields=dict(self.batch.fields), number=number)
+            mine = self.batch.of(part)
+            yield replace(mine, fields=dict(mine.fields), number=number)
 
     def in_order(self) -> OneBatchLoader:
         """Return a loader that gives the batch once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, ClassVar, TextIO
 
 from graftwork.events import Callback, TrainState
 
@@ -34,6 +34,7 @@ def epoch_line(record: dict[str, float]) -> str:
 class ProgressDisplay(Callback):
     """Print a line per epoch, and in a terminal show a bar that is drawn anew five times a second at most."""
 
+    first_only: ClassVar[bool] = True
     order = -1000  # `_end` events run in reverse: the last to hear of an epoch's end, when its record is complete
 
     def __init__(self, stream: TextIO | None = None) -> None:

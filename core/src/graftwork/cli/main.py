@@ -20,11 +20,20 @@ __all__ = ["main", "root"]
 
 COMMANDS: Final = MappingProxyType(
     {
-        "tasks": Entry("graftwork.cli.tasks:command", "List the tasks that can be trained"),
+        "tasks": Entry("graftwork.cli.catalog:tasks", "List the tasks that can be trained"),
         "train": Entry("graftwork.cli.train:command", "Train a model for a task, and report it beside its baseline"),
+        "resume": Entry("graftwork.cli.resume:command", "Go on with a run that was broken off"),
         "evaluate": Entry("graftwork.cli.evaluate:command", "Measure a trained model on labelled data"),
         "predict": Entry("graftwork.cli.predict:command", "Use a trained model on new inputs"),
         "show": Entry("graftwork.cli.show:command", "Say what is in a trained model's file"),
+        "models": Entry("graftwork.cli.catalog:models", "List the models, by the blocks they take and predict"),
+        "blocks": Entry("graftwork.cli.catalog:blocks", "List the blocks: what a field of a sample can be"),
+        "transforms": Entry("graftwork.cli.catalog:transforms", "List the transforms, from block to block"),
+        "metrics": Entry("graftwork.cli.catalog:metrics", "List the metrics, by the targets they are for"),
+        "losses": Entry("graftwork.cli.catalog:losses", "List the losses, by the targets they are for"),
+        "baselines": Entry("graftwork.cli.catalog:baselines", "List the baselines models are reported beside"),
+        "callbacks": Entry("graftwork.cli.catalog:callbacks", "List the callbacks"),
+        "sources": Entry("graftwork.cli.catalog:sources", "List the forms in which data can lie on a disk"),
         "plugins": Entry("graftwork.cli.plugins:command", "List the plugins, and say what became of each"),
     }
 )
@@ -49,6 +58,18 @@ class Root(LazyGroup):
             return None
         found: click.Command = commands.get(full)
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant. Raises UsageError for a short name that several plugins use."""
+        if (name := args[0]) not in COMMANDS:
+            from graftwork.plugins import get_host
+
+            same = [spec.id for spec in get_host().commands.find(name=name)]
+            if len(same) > 1:
+                ctx.fail(f"command {name!r} is ambiguous: {' and '.join(map(repr, same))}; write the full id")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the core's commands, then the plugins'."""
@@ -131,5 +152,6 @@ def _report(error: Exception) -> int:
     if not expected or os.environ.get("GRAFTWORK_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
     message = str(error) if expected else f"{type(error).__name__} was not expected here; please report the lines above"
-    click.echo(f"Error: {message}", err=True)
+    rank = os.environ.get("RANK", "0") if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "0"
+    click.echo(f"Error: {message}" if rank == "0" else f"Error in process {rank}: {message}", err=True)
     return 2 if isinstance(error, UserError) else 1

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pluggy
 
 import graftwork.plugins
+from graftwork.cli.doctor import command as doctor
 from graftwork.cli.group import NearestGroup
 from graftwork.cli.text import columns, echo_json
 from graftwork.errors import GraftworkError
 from graftwork.plugins import PluginInfo, get_host
 from graftwork.spec import API
+
+if TYPE_CHECKING:
+    from graftwork.testing.verdict import Outcome
 
 __all__ = ["command"]
 
@@ -52,6 +58,45 @@ def show_plugin(name: str, *, as_json: bool) -> None:
         echo_json({"api": _version(API), "plugins": [_as_dict(info, trace=True) for info in infos]})
         return
     click.echo("\n\n".join("\n".join(_describe(info)) for info in infos))
+
+
+@command.command("check", short_help="Check a plugin as graftwork's conformance kit does.")
+@click.argument("name")
+@click.option("--verbose", "-v", is_flag=True, help="List what passed and what did not apply, too.")
+@as_json_option
+@click.pass_context
+def check(ctx: click.Context, name: str, *, verbose: bool, as_json: bool) -> None:
+    """Run every check of graftwork.testing on one plugin. The exit status is 1 if it does not conform."""
+    from graftwork.testing.battery import check_plugin
+
+    def say(outcome: Outcome) -> None:
+        if verbose or outcome.state in ("failed", "unexpected", "expected"):
+            text = str(outcome) if outcome.is_fault else f"{outcome.id}: {outcome.problem}".rstrip(": ")
+            click.echo(f"{outcome.state:<10}  {text}", err=as_json)
+
+    outcomes = check_plugin(name, each=say)
+    counts = Counter(outcome.state for outcome in outcomes)
+    click.echo(", ".join(f"{count} {state}" for state, count in counts.items()), err=as_json)
+    if as_json:
+        echo_json({"plugin": name, "counts": dict(counts), "outcomes": [outcome.to_json() for outcome in outcomes]})
+    if any(outcome.is_fault for outcome in outcomes):
+        ctx.exit(1)
+
+
+@command.command("new", short_help="Write a plugin of your own to begin with.")
+@click.argument("name")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to make; by default graftwork-NAME.")
+def new(name: str, *, out: Path | None) -> None:
+    """Write a complete plugin called NAME: it trains, passes its tests and the conformance checks as it is."""
+    from graftwork.cli.template import render
+
+    folder = out or Path(f"graftwork-{name}")
+    files = render(name, folder, taken={info.name for info in get_host().plugins()})
+    click.echo(f"wrote {len(files)} files to {folder}\n\ncd {folder}\npip install -e '.[dev]'\npytest")
+    click.echo(f"graft plugins check {name}")
+
+
+command.add_command(doctor)
 
 
 def _row(info: PluginInfo, *, timing: bool) -> list[str]:

@@ -12,6 +12,7 @@ import click
 
 from graftwork.cli.text import columns, echo_json
 from graftwork.container import read_container
+from graftwork.spec import provider
 
 __all__ = ["command"]
 
@@ -83,7 +84,7 @@ def _plugin(name: str, info: object) -> tuple[str, str, str]:
     try:
         here = metadata.version(str(found.get("distribution")))
     except (metadata.PackageNotFoundError, ValueError):
-        here = f"not installed: pip install graftwork-{name}"
+        here = f"not installed: pip install {provider(name, said=found.get('distribution'))}"
     return name, f"{_text(found.get('distribution'))} {_text(found.get('version'))}", here
 
 

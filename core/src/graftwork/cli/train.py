@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from graftwork.cli.options import options_of
 from graftwork.plugins import get_host
 from graftwork.task import JobOptions
 
-__all__ = ["command"]
+__all__ = ["command", "table_of"]
 
 
 class _Tasks(click.Group):
@@ -59,6 +60,7 @@ def _task_command(name: str) -> click.Command:
 
 def _train(task: Any, *, source: Path, out: Path | None, as_json: bool, **given: Any) -> None:
     from graftwork.job import train
+    from graftwork.processes import started_here
 
     own = {f.name for f in fields(task.Options)}
     job = JobOptions(**{k: v for k, v in given.items() if k not in own})
@@ -68,20 +70,23 @@ def _train(task: Any, *, source: Path, out: Path | None, as_json: bool, **given:
         click.echo(text, err=as_json)
 
     report = train(made, source, job, out, say, to_stderr=as_json)
-    say(_table(report))
+    if not started_here().first:
+        return
+    say(table_of(report))
     if as_json:
         click.echo(json.dumps(report.to_json()))
 
 
-def _table(report: Any) -> str:
+def table_of(report: Any) -> str:
     """Tabulate the model beside the baselines, and say where everything lies."""
     names = [n for n in report.metrics if n != "valid_loss"]
     rows = [(b["id"], b["metrics"]) for b in report.baselines] + [("this model", report.metrics)]
     width = max(len(r[0]) for r in rows) + 2
     lines = ["", " " * width + "".join(f"{n:>{max(12, len(n) + 2)}}" for n in names)]
-    lines += [f"{label:<{width}}" + "".join(f"{m[n]:>{max(12, len(n) + 2)}.4f}" for n in names) for label, m in rows]
+    lines += [f"{label:<{width}}" + "".join(_cell(m, n) for n in names) for label, m in rows]
     lines += ["", f"run       {report.run}", f"artifact  {report.artifact}"]
     lines += [f"picture   {path}" for path in report.pictures]
+    lines += [f"report    {Path(report.run) / 'report.html'}"]
     lines += [f"warning   {text}" for text in report.warnings]
     return "\n".join(lines)
 
@@ -89,3 +94,9 @@ def _table(report: Any) -> str:
 command = _Tasks(
     "train", help="Train a task's model on a source, beside its baselines.", subcommand_metavar="TASK SOURCE [OPTIONS]"
 )
+
+
+def _cell(metrics: Mapping[str, float], name: str) -> str:
+    """Write a figure below its name; a baseline need not have all of them."""
+    width = max(12, len(name) + 2)
+    return f"{metrics[name]:>{width}.4f}" if name in metrics else f"{'-':>{width}}"

@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Final, final
 
 from graftwork.errors import OptionError, unknown
-from graftwork.spec import API
+from graftwork.spec import API, claimed_by, normalise
 
 __all__ = ["CORE", "GROUP", "Blocking", "Candidate", "find_installed", "judge"]
 
@@ -40,12 +40,7 @@ class Candidate:
     @property
     def namespace(self) -> str:
         """The only namespace the distribution may claim: its own name without `graftwork-`."""
-        return _normalise(self.dist).removeprefix("graftwork-") if self.dist else self.name
-
-
-def _normalise(dist: str) -> str:
-    """Write a distribution's name the one way in which all its spellings are equal."""
-    return re.sub(r"[-_.]+", "-", dist).lower()
+        return claimed_by(self.dist) if self.dist else self.name
 
 
 def find_installed() -> tuple[Candidate, ...]:
@@ -57,7 +52,7 @@ def find_installed() -> tuple[Candidate, ...]:
     for dist in metadata.distributions():
         candidates = list(_read(dist))
         # Of several copies on the path the first is the one that would be imported.
-        for name in dict.fromkeys(_normalise(candidate.dist) for candidate in candidates):
+        for name in dict.fromkeys(normalise(candidate.dist) for candidate in candidates):
             found.setdefault(name, candidates)
     return _prefer_own_major(candidate for candidates in found.values() for candidate in candidates)
 
@@ -119,7 +114,7 @@ def judge(candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, str]]:
             by_name[candidate.name].append(candidate)
     for name, claimants in by_name.items():
         rightful = [c for c in claimants if c.namespace == name and name != CORE]
-        owners = [c for c in rightful if _normalise(c.dist) == f"graftwork-{name}"] or rightful
+        owners = [c for c in rightful if normalise(c.dist) == f"graftwork-{name}"] or rightful
         for candidate in claimants:
             yield candidate, _objection(candidate, owners)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from importlib import import_module
@@ -291,11 +291,13 @@ class Host:
             return f"no installed plugin has the namespace {namespace!r}; see `graft plugins list`"
         return "not loaded: " + ", ".join(f"{info.name} ({info.state})" for info in absent.values()) if absent else ""
 
-    def install_line(self, namespace: str) -> str:
-        """Return the command that installs a plugin with what it needs."""
+    def install_line(self, namespace: str, *, needs: Sequence[str] = ()) -> str:
+        """Return the command that installs a plugin, with the extras that are named as what else is needed."""
         for info in self._infos:
             if info.name == namespace and info.state == "ok" and info.plugin:
-                return info.plugin.install or f"pip install {info.dist or namespace}"
+                extras = ",".join(name for name in needs if name in info.plugin.extras)
+                whole = f"{info.dist or namespace}" + (f"[{extras}]" if extras else "")
+                return info.plugin.install or f"pip install {whole}"
         return f"pip install graftwork-{namespace}"
 
     # Run-time hooks: every plugin is asked by itself

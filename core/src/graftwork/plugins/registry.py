@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, Generic, Protocol, TypeVar, final
 
+from graftwork.deprecations import GraftworkDeprecation
 from graftwork.errors import PluginError, UnknownName, UserError, unknown
 from graftwork.plugins.discovery import CORE
 from graftwork.spec import Record, Spec, TargetRule
@@ -30,8 +31,8 @@ class Directory(Protocol):
     def missing(self, kind: str, name: str, ids: Collection[str]) -> UserError:
         """Build the error for a name that no record has."""
 
-    def install_line(self, namespace: str) -> str:
-        """Return the command that installs a plugin with what it needs."""
+    def install_line(self, namespace: str, *, needs: Sequence[str] = ()) -> str:
+        """Return the command that installs a plugin, with the extras that are named as what else is needed."""
 
 
 @final
@@ -140,7 +141,8 @@ def load_target(spec: Spec, *, directory: Directory) -> Any:
     """
     _check_requirements(spec, directory)
     if spec.deprecated:
-        warnings.warn(f"{spec.kind} {spec.id!r} is deprecated: {spec.deprecated}", FutureWarning, stacklevel=3)
+        message = f"{spec.kind} {spec.id!r} is deprecated: {spec.deprecated}"
+        warnings.warn(message, GraftworkDeprecation, stacklevel=3)
     try:
         component = _import(spec.target)
     except KeyboardInterrupt:
@@ -158,7 +160,7 @@ def _check_requirements(spec: Spec, directory: Directory) -> None:
         are = "is" if len(absent) == 1 else "are"
         raise PluginError(
             f"{spec.kind} {spec.id!r} needs {' and '.join(map(repr, absent))}, which {are} not installed; "
-            f"try: {directory.install_line(namespace_of(spec.id))}"
+            f"try: {directory.install_line(namespace_of(spec.id), needs=absent)}"
         )
 
 
