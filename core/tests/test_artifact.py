@@ -382,6 +382,18 @@ def test_a_forged_manifest_is_refused(file, change, reason):
     assert reason in refusal(changed(file, change))
 
 
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [("Acme", "Acme"), ("graftwork_acme", "graftwork_acme"), ("evil", "graftwork-acme"), (7, "graftwork-acme")],
+)
+def test_a_missing_plugin_is_asked_for_by_the_name_of_its_distribution(file, said, named):
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["model"]["id"] = "acme/net"
+        manifest["plugins"]["acme"] = {"distribution": said, "version": "1.0", "api": [1, 0]}
+
+    assert refusal(changed(file, change)).endswith(f"of plugins that are not installed: pip install {named}")
+
+
 def test_a_pickle_as_weights_is_refused_and_not_run(file, tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -455,7 +467,7 @@ def test_a_thousand_forged_manifests_never_do_more_than_refuse(file):
 
 def test_nothing_here_can_read_a_pickle():
     folder = Path(graftwork.__file__).parent
-    for name in ("artifact", "checkpoint", "container", "predictor", "weights"):
+    for name in ("artifact", "container", "resume", "run", "predictor", "weights"):
         text = (folder / f"{name}.py").read_text()
         for forbidden in ("import pickle", "torch.load", "torch.save", "eval(", "exec(", "import_module", "__import__"):
             assert forbidden not in text.replace(".eval()", ""), f"{name}: {forbidden}"

@@ -173,7 +173,7 @@ class Other(Loader):
 
     plan = property(lambda self: self.inner.plan)
 
-    def at(self, epoch: int, batch: int = 0):
+    def at(self, epoch: int, batch: int = 0, part=None):
         return self.inner.at(epoch, batch)
 
     def item(self, position: int) -> Any:

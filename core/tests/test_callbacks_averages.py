@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from graftwork.callbacks.averages import EMA, SWA
 from graftwork.callbacks.best import SaveBest
 from graftwork.callbacks.gradients import GradientAccumulation
-from graftwork.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from graftwork.datablock import DataLoaders
 from graftwork.errors import OptionError
 from graftwork.events import Callback, TrainState
@@ -207,12 +208,15 @@ def test_without_validation_the_training_loss_can_be_watched(data: DataLoaders) 
 
 def test_the_best_epoch_can_be_a_file_too(data: DataLoaders, tmp_path: Path) -> None:
     watch = Watch()
-    best = SaveBest("told", write=partial(save_checkpoint, tmp_path))
+
+    def write(module: nn.Module, *, epoch: int, record: Mapping[str, float]) -> None:
+        assert record["told"] == {1: 3, 2: 1}[epoch]
+        save_file(module.state_dict(), tmp_path / "best.safetensors")
+
+    best = SaveBest("told", write=write)
     learner(data).fit(3, 0.01, callbacks=[Told(3, 1, 2), best, watch])
-    assert [path.name for path in checkpoints(tmp_path)] == ["epoch-0002.graft"]
-    found = load_checkpoint(tmp_path)
-    assert found.record["told"] == 1
-    assert all(torch.equal(found.weights[n], t) for n, t in watch.steps[19].items())
+    found = load_file(tmp_path / "best.safetensors")
+    assert all(torch.equal(found[n], t) for n, t in watch.steps[19].items())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from graftwork import (
     MixUp,
     ReduceOnPlateau,
     SaveBest,
+    TensorBoard,
     TerminateOnSpike,
     TimeLimit,
 )
@@ -45,6 +46,7 @@ SETTINGS: dict[str, Callable[[Path], Callback]] = {
     "reduce-on-plateau": lambda folder: ReduceOnPlateau(min_delta=1.0),
     "save-best": lambda folder: SaveBest(),
     "swa": lambda folder: SWA(0.3),
+    "tensorboard": lambda folder: TensorBoard(folder / "tensorboard", every=2),
     "terminate-on-spike": lambda folder: TerminateOnSpike(),
     "time-limit": lambda folder: TimeLimit(minutes=5),
 }
@@ -84,8 +86,9 @@ def assert_same(left: Learner, right: Learner) -> None:
     assert [r["valid_loss"] for r in left.history] == [r["valid_loss"] for r in right.history]
 
 
-def test_the_table_has_every_callback_but_the_one_for_pictures() -> None:
-    assert {f"core/{name}" for name in SETTINGS} | {"core/cutmix"} == set(get_host().callbacks.ids())
+def test_the_table_has_every_callback_but_one_for_pictures_and_two_for_servers() -> None:
+    elsewhere = {"core/cutmix", "core/mlflow", "core/wandb"}
+    assert {f"core/{name}" for name in SETTINGS} | elsewhere == set(get_host().callbacks.ids())
 
 
 @every_one

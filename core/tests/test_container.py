@@ -379,7 +379,7 @@ def test_an_encrypted_member_is_refused(good):
 def forged(path: Path, manifest: object) -> Path:
     """Seal any bytes as a manifest, the way a forger would who has read this code."""
     head = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
-    layout = container._layout([container._entry("manifest.json", head)])
+    layout = container._layout([container._entry("manifest.json", [head])])
     path.write_bytes(layout.parts[0][1] + head + layout.parts[1][1])
     return path
 
@@ -550,3 +550,26 @@ def test_the_zip_parser_is_only_asked_why(good, monkeypatch):
     monkeypatch.setattr(zipfile, "ZipFile", refuse)
     assert read_container(good).manifest["kind"] == "learner"
     assert io.BytesIO(good.read_bytes()).read(4) == b"PK\3\4"
+
+
+def test_a_file_is_right_wherever_its_checksums_put_its_members(tmp_path, monkeypatch):
+    """Members are written before their checksums are known; fewer digits may move them."""
+    written = []
+    real = container._write_at
+    monkeypatch.setattr(container, "_write_at", lambda *args: (written.append(len(args[1])), real(*args)))
+    rewritten = 0
+    for number in range(60):
+        written.clear()
+        members = {"a": b"%d" % number, "b": bytes(number), "c": b"c" * number}
+        path = write_container(tmp_path / "m.graft", manifest={"pad": "x" * number}, members=members)
+        rewritten += written.count(3) - 1
+        assert {n: bytes(view) for n, view in read_container(path).members.items()} == members
+    assert 0 < rewritten < 30
+
+
+def test_large_members_are_hashed_beside_and_given_in_parts(tmp_path):
+    parts = [bytes([n]) * (1_500_000 + n) for n in range(8)]
+    one = write_container(tmp_path / "a.graft", manifest={}, members={"w": parts, "v": memoryview(parts[0])})
+    two = write_container(tmp_path / "b.graft", manifest={}, members={"w": b"".join(parts), "v": parts[0]})
+    assert one.read_bytes() == two.read_bytes()
+    assert bytes(read_container(one).members["w"]) == b"".join(parts)

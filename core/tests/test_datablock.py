@@ -175,6 +175,19 @@ def test_show_batch_draws_and_leaves_random_state_alone(items: list[Item], tmp_p
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("cache", ["none", "memory"])
+def test_show_augmented_draws_one_sample_again_and_again(items: list[Item], cache: Any) -> None:
+    state = torch.get_rng_state()
+    data = recipe().dataloaders(items, bs=16, workers=0, cache=cache)
+    figure = data.show_augmented(2, max_n=5)
+    assert len(figure.axes) == 5
+    label = {ax.get_title().split("\n")[1] for ax in figure.axes}
+    assert label == {data.train.item(2)[1]}
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(OptionError, match="position=99999"):
+        data.show_augmented(99999)
+
+
 def test_explain_is_there_before_any_training(items: list[Item]) -> None:
     assert "Categorize" in recipe().datasets(items).plan.explain()
 

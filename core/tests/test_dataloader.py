@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graftwork.batch import Batch
 from graftwork.block import RegressionBlock
 from graftwork.datablock import Dataset
-from graftwork.dataloader import Batch, ColumnLoader, ItemLoader, default_workers
+from graftwork.dataloader import ColumnLoader, ItemLoader, default_workers
 from graftwork.errors import DataError, ItemError, OptionError, PlanError
 from graftwork.plan import Plan
 from graftwork.testing.toy import Item, make_items, recipe

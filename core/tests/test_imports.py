@@ -84,7 +84,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(module: ModuleType) -> None
 
 
 def test_a_name_is_not_offered_where_it_is_not_public() -> None:
-    assert not hasattr(graftwork.api, "load_learner")
+    assert not hasattr(graftwork.api, "EarlyStopping")
     assert lazy("graftwork", ["UserError"])("UserError") is graftwork.UserError
 
 

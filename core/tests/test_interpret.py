@@ -134,6 +134,14 @@ def test_accuracy_is_the_learners(trained):
     assert found.confusion_matrix().sum() == 50
 
 
+def test_it_holds_what_was_said_and_nothing_of_the_inputs(trained):
+    held = ClassificationInterpretation.from_learner(trained).predictions
+    columns = [held.activated, held.targets, held.index, held.losses]
+    # A view of a batch would keep the whole batch; 3 probabilities, and three numbers a row.
+    assert all(column.untyped_storage().nbytes() == column.nbytes for column in columns)
+    assert sum(column.nbytes for column in columns) == len(held) * (3 * 4 + 8 + 8 + 4)
+
+
 def test_another_loader_can_be_interpreted(trained, items):
     loader = trained.data.test_dl(items[:7], with_labels=True)
     assert ClassificationInterpretation.from_learner(trained, loader).confusion_matrix().sum() == 7

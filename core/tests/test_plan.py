@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from graftwork.block import (
 )
 from graftwork.errors import DataError, ItemError, PlanError
 from graftwork.plan import Plan
-from graftwork.transform import Bound, Categorize, MultiCategorize, On, Transform
+from graftwork.transform import Bound, Categorize, Fused, MultiCategorize, On, Transform
 
 KINDS: dict[str, Any] = {"core/category": CategoryBlock, "core/regression": RegressionBlock}
 
@@ -86,6 +88,44 @@ class Square(Transform):
 
     def bind(self, block: Block) -> Bound:
         return Bound(lambda x, _: x * x)
+
+
+@dataclass(frozen=True)
+class Noise(Transform):
+    """Add numbers drawn for a batch; several in a row are done at once, unless `alone`."""
+
+    id: ClassVar[str] = "test/noise"
+    stage: ClassVar[Any] = "batch"
+    random: ClassVar[bool] = True
+    scale: float = 1.0
+    alone: bool = False
+
+    def accepts(self, block: Block) -> bool:
+        return isinstance(block, RegressionBlock)
+
+    def out_block(self, block: Block) -> Block:
+        return block
+
+    def draw(self, rng: torch.Generator, sample: Mapping[str, Any]) -> torch.Tensor:
+        return torch.rand(len(next(iter(sample.values()))), generator=rng)[:, None] * self.scale
+
+    def bind(self, block: Block) -> Bound:
+        return Bound((lambda x, noise: x if noise is None else x + noise) if self.alone else self._never)
+
+    @staticmethod
+    def _never(x: torch.Tensor, params: Any) -> torch.Tensor:
+        raise AssertionError("these steps are done at once")
+
+    def fused(self, block: Block, following: Sequence[Transform]) -> Fused | None:
+        run = 1
+        while run <= len(following) and isinstance(following[run - 1], Noise):
+            run += 1
+        return None if self.alone else Fused(run, self._at_once)
+
+    @staticmethod
+    def _at_once(x: torch.Tensor, params: Sequence[Any]) -> torch.Tensor:
+        drawn = [p for p in params if p is not None]
+        return x + torch.stack(drawn).sum(0) if drawn else x
 
 
 TRAIN = {"x": [1.0, 2.0, 6.0], "left": [1.0, 2.0], "right": [3.0, 4.0], "y": ["b", "a", "b"]}
@@ -170,6 +210,120 @@ def test_random_parameters_are_drawn_once_per_sample_for_all_fields() -> None:
     assert sample["left"] != 1.0
     assert sample["right"] - sample["left"] == pytest.approx(4.0)
     assert plan.encode({"left": 1.0, "right": 5.0}) == {"left": 1.0, "right": 5.0}
+
+
+def noisy(*, alone: bool) -> Plan:
+    """Return a plan whose left field has a run of two and a run of three, with a step of the right field within."""
+    steps = [Noise(1.0, alone), Noise(2.0, alone), On("left", Centre(mean=0.5)), Noise(3.0, alone)]
+    steps += [On("right", Centre(mean=1.5)), On("left", Noise(4.0, alone)), On("left", Noise(5.0, alone))]
+    return compiled({"left": RegressionBlock(), "right": RegressionBlock()}, batch_tfms=[*steps, On("right", Noise())])
+
+
+def test_steps_done_at_once_give_what_they_give_one_by_one() -> None:
+    def batch() -> dict[str, torch.Tensor]:
+        return {"left": torch.tensor([[1.0], [2.0]]), "right": torch.tensor([[3.0], [4.0]])}
+
+    at_once, single = noisy(alone=False), noisy(alone=True)
+    for seed in (None, 0):
+        rngs = [None if seed is None else torch.Generator().manual_seed(seed) for _ in range(3)]
+        wanted = single.encode_batch(batch(), rngs[0])
+        for plan, rng in ((at_once, rngs[1]), (pickle.loads(pickle.dumps(at_once)), rngs[2])):
+            found = plan.encode_batch(batch(), rng)
+            assert all(torch.allclose(found[name], wanted[name]) for name in ("left", "right"))
+            assert (seed is None) == bool((found["left"] == batch()["left"] - 0.5).all())
+    part = at_once.encode_batch({"right": batch()["right"]}, torch.Generator().manual_seed(0))
+    assert list(part) == ["right"]
+
+
+@dataclass(frozen=True)
+class Step(Transform):
+    """Add a number, and in training what it draws; alone (each step) or with those of its kind that follow."""
+
+    id: ClassVar[str] = "test/step"
+    random = True
+    add: float
+    alone: bool = False
+
+    def accepts(self, block: Block) -> bool:
+        return isinstance(block, RegressionBlock)
+
+    def out_block(self, block: Block) -> Block:
+        return block
+
+    def draw(self, rng: np.random.Generator, sample: Mapping[str, Any]) -> float:
+        return float(rng.integers(1, 100))
+
+    def bind(self, block: Block) -> Bound:
+        return Bound(self._encode)
+
+    def _encode(self, value: float, drawn: float | None) -> float:
+        if value >= 1000:
+            raise ValueError("too large")
+        assert value < 0 or self.alone, "these steps are done at once"
+        return value + self.add + (drawn or 0)
+
+    def fused(self, block: Block, following: Sequence[Transform]) -> Fused | None:
+        steps = [self, *itertools.takewhile(lambda tfm: isinstance(tfm, Step), following)]
+
+        def at_once(value: float, drawn: Sequence[float | None]) -> Any:
+            if value == 13:
+                raise ValueError("unlucky")
+            added = sum(cast("Step", step).add for step in steps) + sum(share or 0 for share in drawn)
+            return NotImplemented if not 0 <= value < 1000 else value + added
+
+        return None if self.alone or len(steps) == 1 else Fused(len(steps), at_once)
+
+
+@dataclass(frozen=True)
+class Peek(Transform):
+    """Add what the other field is at this step."""
+
+    id: ClassVar[str] = "test/peek"
+    reads_sample = True
+
+    def accepts(self, block: Block) -> bool:
+        return isinstance(block, RegressionBlock)
+
+    def out_block(self, block: Block) -> Block:
+        return block
+
+    def draw(self, rng: np.random.Generator | None, sample: Mapping[str, Any]) -> float:
+        return float(sample["left"])
+
+    def bind(self, block: Block) -> Bound:
+        return Bound(lambda value, left: value + left)
+
+
+def stepped(*, alone: bool, peek: bool = False) -> Plan:
+    """Return a plan whose left field has a run of three, within which the right one has a step of its own."""
+    own = [On("right", Peek())] if peek else [On("right", Step(7.0, alone=True))]
+    steps = [On("left", Step(n, alone)) for n in (1.0, 2.0, 3.0, 4.0)]
+    return compiled({"left": RegressionBlock(), "right": RegressionBlock()}, item_tfms=[*steps[:2], *own, *steps[2:]])
+
+
+@pytest.mark.parametrize("peek", [False, True])
+def test_item_steps_done_at_once_give_what_they_give_one_by_one(peek: bool) -> None:
+    at_once, single = stepped(alone=False, peek=peek), stepped(alone=True, peek=peek)
+    # Negative values are what the function cannot do.
+    for sample in ({"left": 5.0, "right": 2.0}, {"left": -500.0, "right": 2.0}):
+        for seed in (None, 0):
+            rngs = [None if seed is None else np.random.default_rng(seed) for _ in range(3)]
+            wanted = single.encode(sample, rngs[0])
+            for plan, rng in ((at_once, rngs[1]), (pickle.loads(pickle.dumps(at_once)), rngs[2])):
+                assert plan.encode(sample, rng) == wanted
+    if not peek:
+        assert list(at_once.encode({"right": 1.0})) == ["right"]
+        assert [value for *_, value in single.trace({"left": 5.0, "right": 2.0})] == [6.0, 8.0, 9.0, 11.0, 15.0]
+
+
+def test_errors_of_steps_done_at_once_name_the_steps() -> None:
+    plan = stepped(alone=False)
+    with pytest.raises(
+        ItemError, match=r"field 'left', step Step\(add=1.0, .* to Step\(add=4.0, .*value 13: .*unlucky"
+    ):
+        plan.encode({"left": 13, "right": 0.0})
+    with pytest.raises(ItemError, match=r"field 'left', step Step\(add=1.0, alone=False\), value 1000: .*too large"):
+        plan.encode({"left": 1000, "right": 0.0})
 
 
 def test_on_restricts_a_transform_to_a_field() -> None:

@@ -6,7 +6,7 @@ import sys
 import textwrap
 import threading
 import types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ class Bare:
     def missing(self, kind: str, name: str, ids: Collection[str]) -> UserError:
         return unknown(kind, name, ids, hint="asked the directory")
 
-    def install_line(self, namespace: str) -> str:
+    def install_line(self, namespace: str, *, needs: Sequence[str] = ()) -> str:
         return f"pip install graftwork-{namespace}"
 
 

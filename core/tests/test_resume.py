@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from graftwork.callbacks.checkpointer import Checkpointer, checkpoint_files
+from graftwork.dataloader import ItemLoader
 from graftwork.errors import ArtifactError, OptionError
 from graftwork.events import Callback, TrainState
 from graftwork.learner import Learner
 from graftwork.model import ModelParts
+from graftwork.resume import fingerprint
 from graftwork.testing.toy import make_items, recipe
 
 ITEMS = make_items()
@@ -247,3 +249,129 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, on_error: str, caplog: py
 def test_impossible_options(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
         Checkpointer(tmp_path, **options)
+
+
+class Signals(Callback):
+    """Send a signal when so many steps have been taken, in training or in the validation after them."""
+
+    def __init__(self, number: int, step: int, phase: str, times: int = 1) -> None:
+        self.number, self.step, self.phase, self.times = number, step, phase, times
+
+    def loss_end(self, state: TrainState) -> None:
+        import os
+
+        if state.phase == self.phase and state.step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "schedulefree(adamw)"])
+@pytest.mark.parametrize(("phase", "step"), [("train", 0), ("train", 9), ("train", 13), ("valid", 10)])
+def test_a_signal_is_heard_in_training_and_validation(tmp_path: Path, phase: str, step: int, optimizer: str) -> None:
+    import signal
+
+    whole = learner(optimizer=optimizer, norm=False).fit(2)
+    callbacks = (Checkpointer(tmp_path, every_epochs=None, monitor=None), Signals(signal.SIGINT, step, phase))
+    with pytest.raises(KeyboardInterrupt):
+        learner(*callbacks, optimizer=optimizer, norm=False).fit(2)
+    assert len(checkpoint_files(tmp_path)) == 1
+    same(learner(optimizer=optimizer, norm=False).resume(tmp_path), whole)
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    import signal
+
+    with pytest.raises(KeyboardInterrupt):
+        learner(Checkpointer(tmp_path), Signals(signal.SIGINT, 6, "train", times=2)).fit(2)
+    assert not checkpoint_files(tmp_path)
+
+
+def test_of_one_step_the_end_of_the_epoch_is_the_last(tmp_path: Path) -> None:
+    learner(Checkpointer(tmp_path, every_steps=1, monitor=None)).fit(2)
+    names = [path.name for path in checkpoint_files(tmp_path)]
+    assert names == ["step-000000020.graft", "step-000000020-epoch.graft"]
+    validated = learner().resume(tmp_path)
+    assert validated.epochs_done == 2
+
+
+@pytest.mark.parametrize("stop", [4, 10, 14])
+def test_a_fit_that_was_stopped_stays_stopped(tmp_path: Path, stop: int) -> None:
+    class Enough(Callback):
+        def batch_end(self, state: TrainState) -> None:
+            if state.phase == "train" and state.step == stop:
+                state.stop("enough")
+
+    whole = learner(Enough()).fit(3)
+    learner(Enough(), Checkpointer(tmp_path, every_steps=1)).fit(3)
+    for path in checkpoint_files(tmp_path):
+        same(learner().resume(path), whole)
+
+
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_full_disk_leaves_the_older_checkpoints_as_they_are(
+    tmp_path: Path, on_error: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    real, calls = os.fsync, [0]
+
+    def full(handle: int) -> None:
+        calls[0] += 1
+        if calls[0] > 2:  # the first checkpoint and its folder
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    learn = learner(Checkpointer(tmp_path, every_steps=4, monitor=None, on_error=on_error))
+    if on_error == "stop":
+        with pytest.raises(ArtifactError, match="No space left on device"):
+            learn.fit(1)
+    else:
+        learn.fit(1)
+        assert len(learn.history) == 1
+        assert "no checkpoint at step 8" in caplog.text
+    assert "No space left on device; nothing was changed there; the older ones are as they were" in caplog.text
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000004.graft"]
+    same(learner().resume(tmp_path), learner().fit(1))
+
+
+def test_a_changed_validation_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    learner(Checkpointer(tmp_path)).fit(1)
+    other = learner()
+    other.data.valid = recipe().dataloaders(make_items(seed=9), bs=16, cache="memory").valid
+    other.resume(tmp_path)
+    assert "the validation data are not those the run began with" in caplog.text
+
+
+@pytest.mark.parametrize("number", [0, 199])
+def test_any_changed_value_changes_the_fingerprint(number: int) -> None:
+    items = make_items()
+    position = int(recipe().datasets(items).split.train[number * 149 // 199])
+    numbers, label = items[position]
+    items[position] = ([numbers[0] + 1e-3, *numbers[1:]], label)
+    assert _print(items) != _print(ITEMS)
+
+
+def _print(items: Any) -> str:
+    return fingerprint(recipe().dataloaders(items, bs=16, cache="memory", workers=0).train)
+
+
+def test_a_data_set_may_be_moved_but_not_changed() -> None:
+    class Named:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __str__(self) -> str:
+            return self.name
+
+    def of(names: list[str]) -> str:
+        data = recipe().datasets(ITEMS).train
+        loader = ItemLoader(data, workers=0)
+        loader.item = lambda position: Named(names[position])  # type: ignore[method-assign]
+        return fingerprint(loader)
+
+    names = [f"a/{i}.png" for i in range(len(ITEMS))]
+    assert of([f"here/{name}" for name in names]) == of([f"elsewhere/{name}" for name in names])
+    assert of([f"here/{name}" for name in names]) != of([f"here/{name}" for name in [*names[:-1], "a/new.png"]][::-1])

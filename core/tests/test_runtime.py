@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import Any
 
@@ -7,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from graftwork.dataloader import Batch
+from graftwork.batch import Batch
 from graftwork.errors import OptionError, UnknownName
-from graftwork.runtime import Runtime, native_bf16, seeded
+from graftwork.events import Callback, TrainState
+from graftwork.learner import Learner
+from graftwork.runtime import Runtime, native_bf16, repeatable, seeded
 from graftwork.seeds import derive_seed
+from graftwork.testing.toy import make_items, mlp, recipe
 
 WIDE = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 200, 3))
 CPU = torch.device("cpu")
@@ -27,6 +32,8 @@ def test_auto_takes_bf16_and_channels_last_where_they_pay() -> None:
     expected = "cpu, bf16, channels-last" if native_bf16(CPU) else "cpu, fp32, channels-last"
     assert session.describe() == expected
     assert Runtime(device="cpu", precision="auto").start(nn.Linear(9, 9)).describe() == "cpu, fp32"
+    said = Runtime(device="cpu", precision="auto").start(nn.Linear(9, 9), products=True).describe()
+    assert said == ("cpu, bf16" if native_bf16(CPU) else "cpu, fp32")
 
 
 def test_channels_last_changes_the_format_and_not_the_values() -> None:
@@ -108,3 +115,40 @@ def test_pictures_get_the_models_memory_format_whatever_theirs_is(channels_last:
         (shaped,) = session.shape([given])
         assert shaped.is_contiguous(memory_format=wanted)
         assert torch.equal(shaped, x)
+
+
+@pytest.mark.parametrize("set_before", [None, ":16:8"])
+def test_repeatable_borrows_the_flags_and_puts_them_back(
+    set_before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if set_before is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", set_before)
+
+    def flags() -> tuple[Any, ...]:
+        cudnn = torch.backends.cudnn
+        mode, threads = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+        return mode, cudnn.deterministic, cudnn.benchmark, threads, os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+
+    before = flags()
+    with contextlib.suppress(KeyError), repeatable(threads=3):
+        assert flags() == (2, True, False, 3, set_before or ":4096:8")
+        raise KeyError
+    assert flags() == before
+    with repeatable(False, threads=3):
+        assert flags() == before
+
+
+def test_a_deterministic_fit_is_one_only_while_it_lasts() -> None:
+    seen = []
+
+    class Look(Callback):
+        def fit_end(self, state: TrainState) -> None:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+
+    data = recipe().dataloaders(make_items(), bs=16, workers=0)
+    runtime = Runtime(device="cpu", deterministic=True)
+    learn = Learner(data, mlp(), runtime=runtime, callbacks=[Look()], progress=False).fit(1)
+    assert (seen, torch.are_deterministic_algorithms_enabled()) == ([True], False)
+    assert learn.session.describe() == "cpu, fp32, deterministic"

@@ -22,6 +22,7 @@ from graftwork.spec import (
     Record,
     Spec,
     TransformSpec,
+    several,
 )
 
 LEAVES = [
@@ -154,3 +155,13 @@ def test_text_without_a_slash_is_refused_by_name(name: str) -> None:
     with pytest.raises(PluginError) as error:
         block(id=name)
     assert repr(name) in str(error.value)
+
+
+def test_what_may_be_one_name_or_several_is_nothing_else() -> None:
+    def model(output: object) -> ModelSpec:
+        return ModelSpec(id="acme/net", target="acme.m:net", summary="A net", inputs=(), output=output)  # type: ignore[arg-type]
+
+    assert several(model("core/class-index").output) == ("core/class-index",)
+    assert several(model(("core/class-index", "core/regression")).output) == ("core/class-index", "core/regression")
+    with pytest.raises(PluginError, match="output must be a tuple of strings"):
+        model(["core/class-index"])

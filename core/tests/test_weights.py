@@ -344,3 +344,16 @@ def test_a_filled_module_learns():
     module.conv(torch.randn(1, 2, 8, 8)).sum().backward()
     torch.optim.SGD(module.parameters(), lr=0.1).step()
     assert module.conv.weight.grad is not None
+
+
+SHAPES = [(), (0,), (1,), (3, 0, 2), (2, 3), (1, 2, 3, 1)]
+
+
+def test_what_is_packed_is_what_the_library_writes():
+    kinds = [(dtype, shape) for dtype in DTYPES for shape in SHAPES]
+    tensors = {str(n): torch.ones(shape, dtype=dtype) for n, (dtype, shape) in enumerate(kinds)}
+    ours, theirs = pack(tensors), save(tensors)
+    ends = [8 + struct.unpack_from("<Q", data)[0] for data in (ours, theirs)]
+    assert ours[ends[0] :] == theirs[ends[1] :]
+    assert ours[8 : ends[0]].rstrip() == theirs[8 : ends[1]].rstrip()
+    assert ends[0] % 64 == 0
