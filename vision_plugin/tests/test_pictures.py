@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import ExifTags, Image
@@ -226,6 +226,7 @@ class TestBroken:
         with pytest.raises(ItemError, match=rf"half\.{suffix}: (truncated or broken|not a picture)"):
             open_picture(path)
 
+    @settings(deadline=None)
     @given(st.binary(min_size=1, max_size=300), st.sampled_from(["png", "jpeg", "gif", "bmp", "none"]))
     def test_any_bytes_give_a_picture_or_an_item_error(self, noise, kind):
         buffer = BytesIO()
@@ -242,7 +243,7 @@ class TestBroken:
     def test_too_many_pixels(self, tmp_path, monkeypatch):
         path = tmp_path / "bomb.png"
         Image.new("1", (20_000, 20_000)).save(path)
-        with pytest.raises(ItemError, match=r"bomb\.png: too many pixels"):
+        with pytest.raises(ItemError, match=r"bomb\.png: 20000 x 20000 pixels are more than the limit of 178,956,970"):
             open_picture(path)
 
     def test_wrong_kind_of_value(self):

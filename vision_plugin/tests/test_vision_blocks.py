@@ -154,7 +154,7 @@ class TestTensorCheck:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: ImageBlock(channels=2),
+        lambda: ImageBlock(channels=0),
         lambda: PictureBlock(channels=4),
         lambda: ImageTensorBlock(channels=0),
         lambda: ImageBlock(size=(0, 3)),

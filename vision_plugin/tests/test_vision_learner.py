@@ -160,8 +160,11 @@ class TestTraining:
 
     def test_grey_pictures_train_as_well(self, two_classes):
         data = ImageDataLoaders.from_folder(two_classes, size=16, bs=8, workers=0, channels=1)
+        assert data.one_batch().x.shape[1] == 1
         for arch in ("resnet18", "lenet5"):
-            learner(data, arch).fit_one_cycle(1)
+            trained, before = learner(data, arch), learner(data, arch).module.state_dict()
+            after = trained.fit_one_cycle(1).module.state_dict()
+            assert any(not torch.equal(after[name], before[name]) for name in before)
 
     def test_another_models_weights_are_refused(self, data, tmp_path):
         path = learner(data).export(tmp_path / "m.graft")

@@ -54,15 +54,17 @@ class TestChoices:
         data = task().data(folder_of(tmp_path / "p", sizes), JOB)
         assert final(data).size == (128, 128)
         names = [type(s.transform).__name__ for s in data.plan.fields["x"].batch_steps]
-        assert names == ["ToFloat", "Flip", "Normalize"]
+        assert names[:2] == ["ToFloat", "Flip"]
+        assert names[2:] == ["Perspective", "Rotate", "Zoom", "Brightness", "Contrast", "Normalize"]
         assert task().learner(data, JOB).model_id == "vision/resnet18"
 
     def test_what_is_asked_for_is_done(self, two_classes):
-        asked = task(size="20x24", resize="squish", flip="on", normalize="none", channels="grey")
+        asked = task(size="20x24", resize="squish", augment="flip", normalize="none", channels="grey")
         data = asked.data(two_classes, JobOptions(bs=8, workers=0, valid_pct=0.5))
         assert final(data) == ImageTensorBlock(1, (20, 24), "unit")
         assert data.valid.num_items == 10
         assert "method='squish'" in data.plan.explain()
+        assert [type(s.transform).__name__ for s in data.plan.fields["x"].batch_steps] == ["ToFloat", "Flip"]
 
     def test_grey_pictures_have_one_channel(self, tmp_path):
         data = task().data(folder_of(tmp_path / "p", [(16, 16)] * 5, "L"), JOB)
@@ -110,7 +112,7 @@ class TestChoices:
             parse_size(text)
 
     def test_config_goes_through_json(self):
-        made = task(size="96", flip="off", label_from=r"name:^(.+)_\d+")
+        made = task(size="96", augment="none", label_from=r"name:^(.+)_\d+")
         again = ImageClassification.from_config(json.loads(json.dumps(made.to_config())))
         assert again.options == made.options
 

@@ -37,7 +37,6 @@ TRANSFORMS = [
     (ToTensor(), PictureBlock(size=(9, 7))),
     (ToFloat(), ImageTensorBlock()),
     (Normalize.from_stats(*imagenet_stats), ImageTensorBlock(scale="unit")),
-    (Flip(), ImageTensorBlock(scale="unit")),
 ]
 IDS = [repr(t) for t, _ in TRANSFORMS]
 
@@ -170,41 +169,6 @@ class TestNormalize:
     def test_impossible_statistics(self, stats):
         with pytest.raises(OptionError, match="vision/normalize"):
             Normalize(*stats)
-
-
-class TestFlip:
-    """Each picture of a batch is mirrored or not."""
-
-    def test_nothing_happens_outside_training(self):
-        x = torch.rand(4, 3, 2, 5)
-        assert Flip(1.0).bind(ImageTensorBlock()).encode(x, None) is x
-
-    def test_exactly_the_drawn_ones_are_mirrored(self):
-        x = torch.rand(64, 3, 2, 5, generator=torch.Generator().manual_seed(0))
-        mirrored = Flip(0.5).draw(torch.Generator().manual_seed(1), {"x": x})
-        y = Flip(0.5).bind(ImageTensorBlock()).encode(x, mirrored)
-        assert 0 < mirrored.sum() < 64
-        assert torch.equal(y[mirrored], x[mirrored].flip(-1))
-        assert torch.equal(y[~mirrored], x[~mirrored])
-
-    @pytest.mark.parametrize("p", [0.0, 0.25, 1.0])
-    def test_the_share_is_p(self, p):
-        drawn_ = Flip(p).draw(torch.Generator().manual_seed(0), {"x": torch.empty(20_000)})
-        assert float(drawn_.float().mean()) == pytest.approx(p, abs=0.01)
-
-    def test_the_global_generator_is_not_used(self):
-        state = torch.random.get_rng_state()
-        Flip().draw(torch.Generator().manual_seed(0), {"x": torch.empty(8)})
-        assert torch.equal(torch.random.get_rng_state(), state)
-
-    def test_memory_format_is_kept(self):
-        x = torch.rand(4, 3, 6, 5).contiguous(memory_format=torch.channels_last)
-        y = Flip(1.0).bind(ImageTensorBlock()).encode(x, torch.ones(4, dtype=torch.bool))
-        assert y.is_contiguous(memory_format=torch.channels_last)
-
-    def test_no_probability(self):
-        with pytest.raises(OptionError, match=r"p=1\.5"):
-            Flip(1.5)
 
 
 def ramp(height: int, width: int) -> Image.Image:
@@ -429,3 +393,11 @@ def test_a_seed_decides_everything(seed):
     for transform in (Resize(8), RandomResizedCrop(8)):
         first, second = (transform.draw(rng(seed), {}) for _ in range(2))
         assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_a_part_of_the_right_size_is_cut_out_and_not_interpolated(photo):
+    pixels = np.asarray(photo(24, 40))
+    bound = Resize(24).bind(PictureBlock(3)).encode
+    for share in (0.0, 0.31, 0.5, 1.0):
+        left = round(share * 16)
+        assert np.array_equal(np.asarray(bound(photo(24, 40), (0.7, share))), pixels[:, left : left + 24])

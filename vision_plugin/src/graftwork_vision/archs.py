@@ -1,11 +1,11 @@
-"""The classifiers of torchvision by name, known without importing it."""
+"""The classifiers of torchvision by name, known without importing it, and the family of our own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["ARCHS", "MIN_SIDES"]
+__all__ = ["ARCHS", "BACKBONES", "MIN_SIDES", "XRESNETS"]
 
 _TABLE = """
 alexnet 61.1 256 | convnext_base 88.6 1024 | convnext_large 197.8 1536 | convnext_small 50.2 768
@@ -37,6 +37,14 @@ def _read(table: str) -> dict[str, tuple[float, int]]:
 
 ARCHS: Final[Mapping[str, tuple[float, int]]] = _read(_TABLE)
 """Millions of parameters with the classifier, and channels of the last feature map, by name."""
+
+XRESNETS: Final[Mapping[str, tuple[float, int]]] = _read(
+    "xresnet18 11.7 512 | xresnet34 21.8 512 | xresnet50 25.6 2048 | xresnet101 44.6 2048 | xresnet152 60.2 2048"
+)
+"""The same of the XResNets, for which there are no published weights."""
+
+BACKBONES: Final[Mapping[str, tuple[float, int]]] = {**ARCHS, **XRESNETS}
+"""All names whose body can be had."""
 
 MIN_SIDES: Final[Mapping[str, int]] = {
     "alexnet": 63,

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from graftwork.api import OptionError
-from graftwork_vision.archs import ARCHS, MIN_SIDES
+from graftwork.api import OptionError, unknown
+from graftwork_vision.archs import ARCHS, BACKBONES, MIN_SIDES, XRESNETS
 from graftwork_vision.resnet import RESNETS, resnet_body
-from graftwork_vision.weights import fit_channels, load_body
+from graftwork_vision.weights import fit_channels, load_body, pretrained_state
+from graftwork_vision.xresnets import xresnet_body
 
-__all__ = ["Body", "build_body"]
+__all__ = ["Body", "build_body", "vision_body"]
 
 Size = tuple[int, int]
 
@@ -71,6 +72,23 @@ class Body:
         return {"lower": self.stages[: self.num_lower], "upper": self.stages[self.num_lower :]}
 
 
+def vision_body(arch: str, *, channels: int = 3, size: Size | None = None, weights: str | None = None) -> Body:
+    """Return the body of a classifier for a model of your own, with torchvision's weights by name, or those of a file.
+
+    On the meta device no weights are read: parameters that are about to come from an artifact need no initial values.
+
+    Raises:
+        UnknownName: no such classifier, or no such weights.
+        UserError: the weights cannot be downloaded or read.
+    """
+    arch = arch.removeprefix("vision/")
+    if arch not in BACKBONES:
+        raise unknown("backbone", arch, BACKBONES)
+    on_meta = torch.get_default_device().type == "meta"
+    state = pretrained_state(arch, weights) if weights is not None and not on_meta else None
+    return build_body(arch, channels=channels, size=size, state=state)
+
+
 def build_body(
     arch: str, *, channels: int = 3, size: Size | None = None, state: Mapping[str, Tensor] | None = None
 ) -> Body:
@@ -80,10 +98,24 @@ def build_body(
         OptionError: `state` is of another network, or the pictures' size is not one this network can have.
     """
     _check_side(arch, size)
-    body = _resnet(arch) if arch in RESNETS else _cut(arch, size, pretrained=state is not None)
+    if arch in XRESNETS:
+        body = _xresnet(arch)
+    else:
+        body = _resnet(arch) if arch in RESNETS else _cut(arch, size, pretrained=state is not None)
+    # Weights that were made for such pictures are read as they are, others are fitted to them.
+    fits = state is not None and channels != 3 and _channels_of(body, state) == channels
+    if fits:
+        body = _with_channels(body, channels, pretrained=False)
     if state is not None:
         load_body(body.module, state, name=arch)
-    return body if channels == 3 else _with_channels(body, channels, pretrained=state is not None)
+    return body if channels == 3 or fits else _with_channels(body, channels, pretrained=state is not None)
+
+
+def _channels_of(body: Body, state: Mapping[str, Tensor]) -> int | None:
+    """Return how many channels the first convolution of a file's weights takes."""
+    path = next(name for name, part in body.module.named_modules() if isinstance(part, nn.Conv2d))
+    found = next((state[key] for key in (f"{path}.weight", f"body.{path}.weight") if key in state), None)
+    return None if found is None else found.shape[1]
 
 
 def _check_side(arch: str, size: Size | None) -> None:
@@ -98,6 +130,12 @@ def _check_side(arch: str, size: Size | None) -> None:
 def _resnet(arch: str) -> Body:
     module = resnet_body(arch)
     return Body(module=module, stages=tuple(module), num_lower=_LOWER["resn"], num_features=ARCHS[arch][1])
+
+
+def _xresnet(arch: str) -> Body:
+    module = xresnet_body(arch)
+    # fastai's division: the stem, and the rest.
+    return Body(module=module, stages=tuple(module), num_lower=3, num_features=XRESNETS[arch][1])
 
 
 def _cut(arch: str, size: Size | None, *, pretrained: bool) -> Body:

@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from graftwork.api import Block, BlockError, BlockSteps, OptionError
-from graftwork_vision.pictures import IMAGE_SUFFIXES, array_reason, is_picture_name, open_picture, to_array
+from graftwork_vision.bands import BandsBlock, bands_reason, read_bands
+from graftwork_vision.geometry import Size, SpatialBlock, Warp, warp_pixels
+from graftwork_vision.pictures import IMAGE_SUFFIXES, MAX_PIXELS, array_reason, is_picture_name, open_picture, to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["ImageBlock", "ImageTensorBlock", "PictureBlock", "PixelBlock", "Scale", "Size"]
 
-Size = tuple[int, int]
 Scale = Literal["bytes", "unit", "standard"]
 
 
@@ -59,37 +60,50 @@ class PixelBlock(Block):
 class ImageBlock(Block):
     """Name a picture: a path, bytes, a PIL image, or a uint8 array (H, W) or (H, W, C). It is opened as RGB or grey.
 
+    Other `channels` than 3 and 1, or a `white` (the value that counts as 1), keep all bands and bits: see `bands`.
+
     `size` (height, width) is what every picture has, where that is known. `shrink_to` lets large JPEGs be decoded at
-    a fraction of their size, never below `shrink_to` pixels a side.
+    a fraction of their size, never below `shrink_to` pixels a side. Files of more than `max_pixels` are refused unread.
     """
 
     id: ClassVar[str] = "vision/image"
     channels: int = 3
     size: Size | None = None
     shrink_to: int | None = None
+    max_pixels: int = MAX_PIXELS
+    white: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse impossible channels and sizes."""
-        _check_channels(self.channels, self.id)
+        if self.channels < 1 or (self.white is not None and not self.white > 0):
+            raise OptionError(f"{self.id}: channels={self.channels} must be at least 1, white={self.white} above 0")
         check_size(self.size, self.id)
         if self.shrink_to is not None and self.shrink_to < 1:
             raise OptionError(f"{self.id}: shrink_to={self.shrink_to} must be at least 1")
+        if self.max_pixels < 1:
+            raise OptionError(f"{self.id}: max_pixels={self.max_pixels} must be at least 1")
+
+    @property
+    def all_bands(self) -> bool:
+        """Whether the picture is opened with all its bands and bits, and not as 8-bit RGB or grey."""
+        return self.channels not in (1, 3) or self.white is not None
 
     def check(self, value: Any) -> str | None:
         """Return why `value` names no picture, or None; files are looked at from outside only."""
         if isinstance(value, bytes):
             return None if value else "there is nothing in it (0 bytes)"
         if isinstance(value, np.ndarray):
-            return array_reason(value)
+            return bands_reason(value, self.channels) if self.all_bands else array_reason(value)
         if isinstance(value, Image.Image):
             return None
         if isinstance(value, str | os.PathLike):
-            return _path_reason(Path(value))
+            return _path_reason(Path(value), (*IMAGE_SUFFIXES, ".npy") if self.all_bands else IMAGE_SUFFIXES)
         return f"a picture is a path, bytes, a PIL image or a uint8 array, not {type(value).__name__}"
 
-    def mock(self, rng: np.random.Generator) -> Image.Image:
+    def mock(self, rng: np.random.Generator) -> Any:
         """Invent a noisy picture."""
-        return PictureBlock(self.channels, self.size).mock(rng)
+        opened = BandsBlock if self.all_bands else PictureBlock
+        return opened(self.channels, self.size).mock(rng)
 
     def collate(self, values: Sequence[Any]) -> Tensor:
         """Refuse: pictures are opened before they are batched."""
@@ -101,7 +115,11 @@ class ImageBlock(Block):
 
     def show(self, value: Any, ax: Axes) -> None:
         """Open the picture and draw it."""
-        _draw(open_picture(value, channels=self.channels), ax)
+        if self.all_bands:
+            bands = read_bands(value, channels=self.channels, white=self.white, max_pixels=self.max_pixels)
+            BandsBlock(self.channels).show(bands, ax)
+            return
+        _draw(open_picture(value, channels=self.channels, max_pixels=self.max_pixels), ax)
 
     def steps(self) -> BlockSteps:
         """Open the picture."""
@@ -174,7 +192,7 @@ class PictureBlock(PixelBlock):
 
 
 @dataclass(frozen=True)
-class ImageTensorBlock(Block):
+class ImageTensorBlock(SpatialBlock):
     """Hold pixels as a tensor (C, H, W), in a batch (B, C, H, W), laid out channels last in memory.
 
     `scale` is "bytes" (uint8), "unit" (float32, 0 to 1) or "standard" (float32, normalised).
@@ -234,6 +252,14 @@ class ImageTensorBlock(Block):
         """Return one tensor (C, H, W) per item."""
         return list(column.cpu())
 
+    def warp(self, column: Tensor, warp: Warp) -> Tensor:
+        """Sample the pictures bilinearly."""
+        return warp_pixels(column, warp)
+
+    def sized(self, size: Size) -> Self:
+        """Return the same block with a known size."""
+        return replace(self, size=size)
+
     def show(self, value: Any, ax: Axes) -> None:
         """Draw the pixels; normalised ones are stretched over the visible range."""
         pixels = value.detach().cpu()
@@ -261,13 +287,13 @@ def _by(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]} (height x width)"
 
 
-def _path_reason(path: Path) -> str | None:
+def _path_reason(path: Path, suffixes: Sequence[str]) -> str | None:
     if not path.exists():
         return f"no such file: {path}"
     if not path.is_file():
         return f"not a file: {path}"
-    if not is_picture_name(path):
-        return f"{path.name!r} does not end like a picture ({', '.join(IMAGE_SUFFIXES)})"
+    if not is_picture_name(path, suffixes):
+        return f"{path.name!r} does not end like a picture ({', '.join(suffixes)})"
     return None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, final
 
 from graftwork.api import (
+    Block,
     CategoryBlock,
     ColReader,
     ColSplitter,
@@ -24,13 +25,14 @@ from graftwork.api import (
 )
 from graftwork_vision.blocks import ImageBlock, Size
 from graftwork_vision.models import stats_for
+from graftwork_vision.pictures import MAX_PIXELS
 from graftwork_vision.sources import NameLabeller, get_image_files
-from graftwork_vision.transforms import Normalize, RandomResizedCrop, Resize, as_size
+from graftwork_vision.transforms import Method, Normalize, RandomResizedCrop, Resize, as_size
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ImageDataLoaders", "ImageOptions", "image_data_block"]
+__all__ = ["ImageDataLoaders", "ImageOptions", "image_data_block", "picture_data_block"]
 
 Normalizing = Literal["imagenet", "fit", "none"]
 
@@ -49,7 +51,7 @@ class ImageOptions(TypedDict, total=False):
     channels: int
     bs: int
     workers: int | None
-    worker_type: Literal["thread", "process"]
+    worker_type: Literal["thread", "process", "fork"]
     on_bad_item: Literal["skip", "error"]
     cache: Literal["none", "memory", "auto"]
 
@@ -72,17 +74,51 @@ def image_data_block(
 
     `native_size` (height, width) says that all pictures have it already.
     """
+    return picture_data_block(
+        MultiCategoryBlock() if multi else CategoryBlock(),
+        get_items=get_items,
+        get_x=get_x,
+        get_y=get_y,
+        splitter=splitter,
+        size=size,
+        item_tfms=item_tfms,
+        batch_tfms=batch_tfms,
+        normalize=normalize,
+        channels=channels,
+        native_size=native_size,
+    )
+
+
+def picture_data_block(
+    target: Block,
+    *,
+    get_items: Callable[[Any], Any] | None = None,
+    get_x: Callable[[Any], Any] | None = None,
+    get_y: Callable[[Any], Any],
+    splitter: Splitter,
+    size: int | Size | None = None,
+    resize: Method = "crop",
+    item_tfms: Sequence[Transform] | Transform = (),
+    batch_tfms: Sequence[Transform] | Transform = (),
+    normalize: Normalizing = "imagenet",
+    channels: int = 3,
+    native_size: Size | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> DataBlock:
+    """Return the recipe from pictures to any target, also one of another plugin.
+
+    `size` is short for a Resize by the method `resize` among `item_tfms`; `normalize` is as in `ImageOptions`,
+    `native_size` (height, width) what all pictures have already.
+    """
     items = _listed(item_tfms)
     if size is not None and any(isinstance(t, Resize | RandomResizedCrop) for t in items):
         raise OptionError(f"size={size!r} and a resizing transform among item_tfms; give one of them")
     if size is not None:
-        items = [*items, Resize(size)]
+        items = [*items, Resize(size, method=resize)]
     batches = [*_listed(batch_tfms), *_normalizing(normalize, channels)]
+    picture = ImageBlock(channels=channels, size=native_size, shrink_to=_shrink_to(items), max_pixels=max_pixels)
     return DataBlock(
-        blocks=(
-            ImageBlock(channels=channels, size=native_size, shrink_to=_shrink_to(items)),
-            MultiCategoryBlock() if multi else CategoryBlock(),
-        ),
+        blocks=(picture, target),
         get_items=get_items,
         get_x=get_x,
         get_y=get_y,

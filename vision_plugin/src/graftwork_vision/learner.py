@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 from torch.optim import Optimizer
 
 from graftwork.api import Callback, DataLoaders, Learner, Loss, Metric, OptionError, Runtime, get_host
-from graftwork_vision.archs import ARCHS
+from graftwork_vision.archs import BACKBONES, XRESNETS
 from graftwork_vision.blocks import ImageTensorBlock
 
-__all__ = ["vision_learner"]
+__all__ = ["is_normal", "vision_learner"]
 
 MetricLike: TypeAlias = "Metric | str | Callable[..., Any]"
 
@@ -40,18 +40,23 @@ def vision_learner(
 ) -> Learner:
     """Return a learner of `arch`, a classifier of torchvision with a new head, or any other registered model.
 
-    `weights` are torchvision's ("DEFAULT", "IMAGENET1K_V1", …), downloaded once, the path of a file, or None. With
-    weights, the body starts frozen, and with `normalize` pictures that the data does not normalise are normalised
-    within the model. `ps`, `lin_ftrs`, `concat_pool` and `bn_final` shape the head. The runtime defaults to automatic
-    precision and channels-last memory.
+    "timm/NAME" is a model of timm (`pip install graftwork-vision[timm]`), "xresnet50" one of our own, which has no
+    published weights. `weights` are torchvision's ("DEFAULT", "IMAGENET1K_V1", …), downloaded once, the path of a file,
+    or None. With weights, the body starts frozen, and with `normalize` pictures that the data does not normalise are
+    normalised within the model. `ps`, `lin_ftrs`, `concat_pool` and `bn_final` shape the head. The runtime defaults to
+    automatic precision and channels-last memory.
 
     Raises:
         UserError: the weights cannot be downloaded or read.
         UnknownName: there is no such model.
     """
-    name = arch if "/" in arch or arch not in ARCHS else f"vision/{arch}"
+    name = f"vision/{arch}" if arch in BACKBONES else arch
     head = {"ps": ps, "lin_ftrs": lin_ftrs, "concat_pool": concat_pool, "bn_final": bn_final}
     config: dict[str, Any] = {} if n_out is None else {"n_out": n_out}
+    if arch.startswith("timm/"):
+        name, config["arch"] = "vision/timm", arch.removeprefix("timm/")
+    if weights == "DEFAULT" and name.removeprefix("vision/") in XRESNETS:
+        weights = None
     if _is_graft(name):
         config |= head | {"weights": weights, "normalize": weights is not None and normalize and not is_normal(data)}
     else:
@@ -79,7 +84,7 @@ def vision_learner(
 def _is_graft(name: str) -> bool:
     """Say whether a model is a body with a head that the head's options shape."""
     spec = get_host().models.spec(name)
-    return spec.id.startswith("vision/") and spec.id.removeprefix("vision/") in ARCHS
+    return spec.id.startswith("vision/") and spec.id.removeprefix("vision/") in (*BACKBONES, "timm")
 
 
 _DEFAULT_HEAD: Mapping[str, Any] = {"ps": 0.5, "lin_ftrs": None, "concat_pool": True, "bn_final": False}

@@ -5,33 +5,35 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from graftwork.api import Block, ModelContext, ModelParts, OptionError
-from graftwork_vision.archs import ARCHS
-from graftwork_vision.backbones import build_body
+from graftwork_vision.archs import BACKBONES
+from graftwork_vision.backbones import Body, vision_body
 from graftwork_vision.blocks import ImageTensorBlock
 from graftwork_vision.head import create_head
 from graftwork_vision.small import lenet5_parts, small_cnn_parts
 from graftwork_vision.transforms import imagenet_stats
-from graftwork_vision.weights import pretrained_state
 
-__all__ = ["Standardize", "classifier", "lenet5", "small_cnn"]
+__all__ = ["Standardize", "classifier", "graft", "lenet5", "small_cnn"]
+
+
+Stats = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Standardize(nn.Module):
-    """Normalise pictures from 0 to 1 with ImageNet's statistics inside the model, for data that is not normalised."""
+    """Normalise pictures from 0 to 1 with known statistics inside the model, for data that is not normalised."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, stats: Stats = imagenet_stats) -> None:
         """Keep the statistics as buffers; pictures that are not RGB get their average."""
         super().__init__()
-        for name, values in zip(("mean", "std"), stats_for(channels), strict=True):
+        for name, values in zip(("mean", "std"), stats_for(channels, stats), strict=True):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,9 +41,9 @@ class Standardize(nn.Module):
         return (x - self.mean) / self.std
 
 
-def stats_for(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return ImageNet's statistics for RGB, and their average for any other number of channels."""
-    mean, std = imagenet_stats
+def stats_for(channels: int, stats: Stats = imagenet_stats) -> Stats:
+    """Return statistics, ImageNet's by default, for RGB, and their average for any other number of channels."""
+    mean, std = stats
     if channels == 3:
         return mean, std
     return (sum(mean) / 3,) * channels, (sum(std) / 3,) * channels
@@ -67,26 +69,39 @@ def classifier(
     bn_final: bool = False,
     normalize: bool = False,
 ) -> ModelParts:
-    """Graft a new head on the body of a torchvision classifier.
+    """Graft a new head on the body of a torchvision classifier, or of an XResNet.
 
     `weights` are torchvision's names ("DEFAULT", "IMAGENET1K_V1", …) or the path of a file; what is saved of the model
     no longer needs them. `normalize=True` puts ImageNet's normalisation into the model.
     """
     block = picture_block(ctx.inputs, arch)
-    # Parameters that are about to be read from an artifact need no initial values.
-    on_meta = torch.get_default_device().type == "meta"
-    state = pretrained_state(arch, weights) if weights is not None and not on_meta else None
-    body = build_body(arch, channels=block.channels, size=block.size, state=state)
-    head_options = {"ps": ps, "lin_ftrs": lin_ftrs, "concat_pool": concat_pool, "bn_final": bn_final}
+    body = vision_body(arch, channels=block.channels, size=block.size, weights=weights)
+    head = {"ps": ps, "lin_ftrs": lin_ftrs, "concat_pool": concat_pool, "bn_final": bn_final}
+    return graft(ctx, body, head=head, n_out=n_out, normalize=imagenet_stats if normalize else None)
+
+
+def graft(
+    ctx: ModelContext,
+    body: Body,
+    *,
+    head: Mapping[str, Any],
+    n_out: int | None = None,
+    normalize: Stats | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> ModelParts:
+    """Put a new head, of `create_head`'s options, on a body, with its normalisation before it where that is given.
+
+    `config` adds to what rebuilds the model without the weights it was begun with.
+    """
     n_out = ctx.num_outputs if n_out is None else n_out
-    head = create_head(body.num_features, n_out, pool=not body.pooled, **head_options)  # type: ignore[arg-type]
+    grafted = create_head(body.num_features, n_out, pool=not body.pooled, **head)
     module = nn.Sequential()
-    if normalize:
-        module.add_module("normalize", Standardize(block.channels))
+    if normalize is not None:
+        module.add_module("normalize", Standardize(picture_block(ctx.inputs, "the model").channels, normalize))
     module.add_module("body", body.module)
-    module.add_module("head", head)
-    config = {**head_options, "n_out": n_out, "normalize": normalize, "weights": None}
-    return ModelParts(module=module, groups={**body.groups, "head": (head,)}, config=config)
+    module.add_module("head", grafted)
+    rebuilt = {**head, "n_out": n_out, "normalize": normalize is not None, "weights": None, **(config or {})}
+    return ModelParts(module=module, groups={**body.groups, "head": (grafted,)}, config=rebuilt)
 
 
 def lenet5(ctx: ModelContext, *, n_out: int | None = None) -> ModelParts:
@@ -114,7 +129,7 @@ def _small(body: nn.Sequential, head: nn.Sequential) -> ModelParts:
     return ModelParts(module=module, groups={"body": (body,), "head": (head,)})
 
 
-BUILDERS: Final[Mapping[str, Callable[..., ModelParts]]] = {name: partial(classifier, arch=name) for name in ARCHS}
+BUILDERS: Final[Mapping[str, Callable[..., ModelParts]]] = {name: partial(classifier, arch=name) for name in BACKBONES}
 
 
 def __getattr__(name: str) -> Callable[..., ModelParts]:

@@ -44,8 +44,8 @@ __all__ = [
 
 _TRAIN_NAMES: Final = ("train", "training")
 _VALID_NAMES: Final = ("valid", "val", "validation", "test")
-_LABEL_NAMES: Final = ("label", "labels", "class", "category", "target", "y")
-_VALID_COLUMN: Final = "is_valid"
+LABEL_NAMES: Final = ("label", "labels", "class", "category", "target", "y")
+VALID_COLUMN: Final = "is_valid"
 _TABLES: Final = (".csv", ".tsv")
 LABEL_FORMS: Final = "parent, name:REGEX or csv:COLUMN"
 
@@ -128,7 +128,7 @@ def read_source(path: str | Path, *, label_from: str = "auto", source: str | Non
     kind, rest = parse_label_from(label_from)
     name = source or resolve_source(path) or _no_source(path)
     if kind == "csv" and path.is_dir():
-        return csv_source(_only_table(path), label_from=label_from)
+        return csv_source(only_table(path), label_from=label_from)
     if kind == "csv" and name != "vision/csv":
         raise OptionError(f"label_from={label_from!r} reads a table, and {str(path)!r} is none")
     if name not in SOURCES:
@@ -249,15 +249,15 @@ def csv_source(path: str | Path, *, label_from: str = "auto") -> Samples:
     path = Path(path)
     table = read_table(path)
     kind, column = parse_label_from(label_from)
-    paths, root = _path_column(table, path)
+    paths, root = path_column(table, path)
     label = column if kind == "csv" else _label_column(table, paths, path)
     if label not in table.columns:
         raise unknown(f"column of {path.name}", label, map(str, table.columns))
     notes = [f"{path.name}: paths are in column {paths!r}, labels in column {label!r}"]
     splitter = None
-    if _VALID_COLUMN in table.columns:
-        notes.append(f"{path.name}: the split is that of column {_VALID_COLUMN!r}")
-        splitter = FlagSplitter(_flags(table, path))
+    if VALID_COLUMN in table.columns:
+        notes.append(f"{path.name}: the split is that of column {VALID_COLUMN!r}")
+        splitter = FlagSplitter(valid_flags(table))
     rows = zip(table[paths].astype(str), table[label].tolist(), strict=True)
     items = [Sample(root / name, y, str(root / name)) for name, y in rows]
     return Samples(items=items, get_x=sample_x, get_y=sample_y, splitter=splitter, notes=tuple(notes))
@@ -275,8 +275,9 @@ class FlagSplitter(Splitter):
         return Split(train=np.flatnonzero(~flags), valid=np.flatnonzero(flags))
 
 
-def _flags(table: pd.DataFrame, path: Path) -> tuple[bool, ...]:
-    split = ColSplitter(_VALID_COLUMN)(table)
+def valid_flags(table: pd.DataFrame) -> tuple[bool, ...]:
+    """Return which rows the column `is_valid` holds out."""
+    split = ColSplitter(VALID_COLUMN)(table)
     flags = np.zeros(len(table), dtype=bool)
     flags[split.valid] = True
     return tuple(flags.tolist())
@@ -296,9 +297,9 @@ def read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _path_column(table: pd.DataFrame, path: Path) -> tuple[str, Path]:
+def path_column(table: pd.DataFrame, path: Path) -> tuple[str, Path]:
     """Find the column whose values are files, and the folder they are relative to."""
-    for root in (path.parent, Path()):
+    for root in (path.parent, path.parent / "images", path.parent / "train", Path()):
         counts = {c: sum(_is_file(root, v) for v in table[c].head(20)) for c in table.columns}
         best = max(counts, key=lambda c: counts[c])
         if counts[best]:
@@ -317,8 +318,8 @@ def _is_file(root: Path, value: Any) -> bool:
 
 
 def _label_column(table: pd.DataFrame, paths: str, path: Path) -> str:
-    others = [str(c) for c in table.columns if c not in (paths, _VALID_COLUMN)]
-    named = [c for c in others if c.lower() in _LABEL_NAMES]
+    others = [str(c) for c in table.columns if c not in (paths, VALID_COLUMN)]
+    named = [c for c in others if c.lower() in LABEL_NAMES]
     if len(named) == 1 or len(others) == 1:
         return (named or others)[0]
     raise OptionError(
@@ -330,13 +331,14 @@ def _label_column(table: pd.DataFrame, paths: str, path: Path) -> str:
 def _names_pictures(path: Path) -> bool:
     try:
         table = read_table(path)
-        column, root = _path_column(table, path)
+        column, root = path_column(table, path)
     except DataError:
         return False
     return any(_is_file(root, v) and Path(v).suffix.lower() in IMAGE_SUFFIXES for v in table[column].head(20))
 
 
-def _only_table(path: Path) -> Path:
+def only_table(path: Path) -> Path:
+    """Return the one table in a folder; raise OptionError if there are several, or none."""
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in _TABLES)
     if len(tables) != 1:
         found = ", ".join(t.name for t in tables) or "none"

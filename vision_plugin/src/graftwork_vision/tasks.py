@@ -1,190 +1,151 @@
-"""The one-command job of this plugin. Nothing heavy is imported to print its help."""
+"""The one-command jobs of classes and numbers. Nothing heavy is imported to print their help."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from graftwork.api import JobOptions, OptionError, Task, option
+from graftwork.api import option
+from graftwork_vision.picture_task import PictureOptions, PictureTask, parse_size
 
 if TYPE_CHECKING:
-    from graftwork.api import DataLoaders, Learner, Loader, Plan
-    from graftwork_vision.survey import Survey
+    from graftwork.api import Block, DataLoaders, JobOptions, Learner
+    from graftwork_vision.sources import Samples
 
-__all__ = ["ImageClassification", "ImageClassificationOptions"]
+__all__ = [
+    "ImageClassification",
+    "ImageClassificationOptions",
+    "ImageMultilabel",
+    "ImageMultilabelOptions",
+    "ImageRegression",
+    "ImageRegressionOptions",
+    "parse_size",
+]
 
-SMALL_SIDE = 64
-DEFAULT_SIZE = 128
+AT_THRESHOLD = ("core/accuracy_multi", "core/f1_multi")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageClassificationOptions:
+class ImageClassificationOptions(PictureOptions):
     """Hold what image classification lets one choose."""
 
-    size: str = option(
-        "auto",
-        "Side of the pictures in pixels, or HEIGHTxWIDTH; auto keeps small pictures (up to 64) of one size, else 128.",
-    )
-    resize: Literal["crop", "pad", "squish"] = option("crop", "How pictures get the size.")
     label_from: str = option(
         "auto", "Where labels are: parent (the folder), name:REGEX (first group, in the file's name), csv:COLUMN."
     )
-    weights: str = option(
-        "none", "Pretrained weights: none, default (downloaded once), another name torchvision has, or a file."
-    )
-    flip: Literal["auto", "on", "off"] = option(
-        "auto", "Mirror training pictures at random; auto does so above 64 pixels, where it is rarely a digit."
-    )
-    normalize: Literal["auto", "imagenet", "fit", "none"] = option(
-        "auto", "Statistics to normalise with: ImageNet's, those of the training split, none; auto fits small pictures."
-    )
-    channels: Literal["auto", "grey", "rgb"] = option("auto", "Open pictures as grey or RGB; auto looks at some.")
 
 
-class ImageClassification(Task):
+class ImageClassification(PictureTask):
     """Tell the class of a picture."""
 
     id: ClassVar[str] = "vision/classification"
     Options: ClassVar[type] = ImageClassificationOptions
 
-    def __init__(self, options: ImageClassificationOptions) -> None:
-        """Hold the options."""
-        super().__init__(options)
-        self._notes: list[str] = []
-
-    def data(self, source: Path, job: JobOptions) -> DataLoaders:
-        """Return loaders of labelled pictures; looks at some of them first, to choose what is left to auto."""
-        from graftwork.api import StratifiedSplitter
-        from graftwork_vision.data import image_data_block
-        from graftwork_vision.sources import read_source
-        from graftwork_vision.survey import survey
-
-        samples = read_source(source, label_from=self.options.label_from)
-        found = survey(samples)
-        size, native = self._sizes(found)
-        small = max(native or (size if isinstance(size, tuple) else (DEFAULT_SIZE,))) <= SMALL_SIDE
-        recipe = image_data_block(
-            get_x=samples.get_x,
-            get_y=samples.get_y,
-            splitter=samples.splitter or StratifiedSplitter(job.valid_pct, seed=job.seed),
-            item_tfms=self._item_tfms(size),
-            batch_tfms=self._batch_tfms(small=small),
-            normalize=self._normalize(small=small),
-            channels=self._channels(found),
-            native_size=native,
-        )
-        self._notes = list(samples.notes)
-        return recipe.dataloaders(
-            samples.items,
-            bs=job.bs,
-            seed=job.seed,
-            workers=job.workers,
-            worker_type=job.worker_type,
-            on_bad_item=job.on_bad_item,
-            cache="auto",
-        )
-
-    def _sizes(self, found: Survey) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Return the size to resize to, or the size all pictures have."""
-        if self.options.size != "auto":
-            return parse_size(self.options.size), None
-        if found.size is not None and max(found.size) <= SMALL_SIDE:
-            return None, found.size
-        return (DEFAULT_SIZE, DEFAULT_SIZE), None
-
-    def _item_tfms(self, size: tuple[int, int] | None) -> list[Any]:
-        from graftwork_vision.transforms import Resize
-
-        return [] if size is None else [Resize(size, method=self.options.resize)]
-
-    def _batch_tfms(self, *, small: bool) -> list[Any]:
-        from graftwork_vision.transforms import Flip
-
-        flip = not small if self.options.flip == "auto" else self.options.flip == "on"
-        return [Flip()] if flip else []
-
-    def _normalize(self, *, small: bool) -> Literal["imagenet", "fit", "none"]:
-        chosen: Literal["auto", "imagenet", "fit", "none"] = self.options.normalize
-        if chosen != "auto":
-            return chosen
-        return "fit" if small and self._weights() is None else "imagenet"
-
-    def _channels(self, found: Survey) -> int:
-        if self.options.channels == "auto":
-            return 1 if found.grey else 3
-        return 1 if self.options.channels == "grey" else 3
-
-    def _weights(self) -> str | None:
-        given: str = self.options.weights
-        if given == "none":
-            return None
-        return "DEFAULT" if given == "default" else given
-
-    def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
-        """Return a learner of the model asked for; auto is a small one for small pictures, else ResNet-18."""
-        from graftwork.api import Runtime
-        from graftwork_vision.learner import vision_learner
-
-        return vision_learner(
-            data,
-            self._model(data) if job.model == "auto" else job.model,
-            weights=self._weights(),
-            runtime=Runtime(device=job.device, precision=job.precision, channels_last=True),
-            seed=job.seed,
-        )
-
-    def _model(self, data: DataLoaders) -> str:
-        from graftwork_vision.blocks import ImageTensorBlock
-
-        block = data.plan.fields[data.plan.inputs[0]].final
-        assert isinstance(block, ImageTensorBlock)
-        small = block.size is not None and max(block.size) <= SMALL_SIDE
-        return "vision/small-cnn" if small and self._weights() is None else "vision/resnet18"
-
-    def default_lr(self, learner: Learner) -> float:
-        """Return 2e-3 to fine-tune weights, 1e-2 for small models, 5e-3 for others from scratch."""
-        if self._weights() is not None:
-            return 2e-3
-        return 1e-2 if learner.model_id in ("vision/small-cnn", "vision/lenet5") else 5e-3
-
-    def train(self, learner: Learner, job: JobOptions, lr: float) -> None:
-        """Fine-tune pretrained weights; train everything in one cycle otherwise."""
-        if self._weights() is None:
-            learner.fit_one_cycle(job.epochs, lr)
-        else:
-            learner.fine_tune(job.epochs, lr)
-
-    def test_loader(self, source: Path, plan: Plan, job: JobOptions) -> Loader:
-        """Return a loader of all labelled pictures of a source."""
-        import numpy as np
-
-        from graftwork.api import Datasets, Split
+    def read(self, source: Path) -> Samples:
+        """Read pictures with a class each."""
         from graftwork_vision.sources import read_source
 
-        samples = read_source(source, label_from=self.options.label_from)
-        getters = {plan.inputs[0]: samples.get_x, plan.targets[0]: samples.get_y}
-        whole = Split(train=np.arange(len(samples.items)), valid=np.empty(0, dtype=np.int64))
-        loaders = Datasets(samples.items, whole, getters, plan).dataloaders(
-            bs=job.bs, workers=job.workers, worker_type=job.worker_type, on_bad_item=job.on_bad_item
-        )
-        return loaders.train.in_order()
+        return read_source(source, label_from=self.options.label_from)
+
+    def target(self, samples: Samples) -> Block:
+        """Return a block of one class."""
+        from graftwork.api import CategoryBlock
+
+        return CategoryBlock()
+
+    def stratified(self, samples: Samples) -> bool:
+        """Hold out the same share of every class."""
+        return True
 
     def baseline_ids(self, data: DataLoaders) -> Sequence[str]:
         """Return the most frequent class, the nearest mean picture and a linear model."""
         return (*data.plan.target.baseline_ids, "vision/nearest-mean", "vision/grey-logistic")
 
-    def notes(self) -> Sequence[str]:
-        """Return what the source's reader had to say."""
-        return self._notes
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageMultilabelOptions(PictureOptions):
+    """Hold what classification with several labels lets one choose."""
+
+    label_col: str = option(
+        "auto", "Column of the table with the labels; auto knows it by its name, or is the only one."
+    )
+    label_delim: str = option(
+        "auto", "What stands between labels; auto is the one of ; | , and blank that occurs most often."
+    )
+    threshold: float = option(0.5, "Probability above which a label is given.")
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read "128" or "96x160" as (height, width); raise OptionError for anything else."""
-    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    height, width = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 0 < height <= 4096 or not 0 < width <= 4096:
-        raise OptionError(f"size={text!r} is no side in pixels such as 128, nor HEIGHTxWIDTH such as 96x160, nor auto")
-    return height, width
+class ImageMultilabel(PictureTask):
+    """Tell which of many labels a picture has: any number of them."""
+
+    id: ClassVar[str] = "vision/multilabel"
+    Options: ClassVar[type] = ImageMultilabelOptions
+
+    def read(self, source: Path) -> Samples:
+        """Read a table of pictures and their labels."""
+        from graftwork_vision.tables import labels_source
+
+        return labels_source(source, column=self.options.label_col, delimiter=self.options.label_delim)
+
+    def target(self, samples: Samples) -> Block:
+        """Return a block of several labels."""
+        from graftwork.api import MultiCategoryBlock
+
+        return MultiCategoryBlock(threshold=self.options.threshold)
+
+    def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
+        """Return a learner that measures F1 and the area under the curve too."""
+        from graftwork.api import as_metric, get_host
+        from graftwork_vision.learner import vision_learner
+
+        threshold, auc = self.options.threshold, as_metric("core/roc_auc_multi")
+        return vision_learner(
+            data,
+            self._model(data) if job.model == "auto" else job.model,
+            weights=self._weights(),
+            metrics=[*(get_host().metrics.get(name)(threshold=threshold) for name in AT_THRESHOLD), auc],
+            runtime=job.runtime(channels_last=True),
+            seed=job.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRegressionOptions(PictureOptions):
+    """Hold what regression lets one choose."""
+
+    target: str = option(
+        "auto", "Columns of the table to predict, separated by commas; auto takes all that hold numbers."
+    )
+    predict: Literal["auto", "numbers", "points"] = option(
+        "auto", "What they are: numbers, or points, x and y in turn, in pixels; auto: points if they are called so."
+    )
+
+
+class ImageRegression(PictureTask):
+    """Predict numbers, or points in a picture, from a picture."""
+
+    id: ClassVar[str] = "vision/regression"
+    Options: ClassVar[type] = ImageRegressionOptions
+
+    def read(self, source: Path) -> Samples:
+        """Read a table of pictures and numbers."""
+        from graftwork_vision.tables import numbers_source
+
+        return numbers_source(source, columns=self.options.target, kind=self.options.predict)
+
+    def target(self, samples: Samples) -> Block:
+        """Return a block of numbers, scaled, or of points."""
+        from graftwork_vision.numbers import NumbersBlock
+        from graftwork_vision.points import PointBlock
+
+        first = samples.get_y(samples.items[0])
+        if isinstance(first[0], tuple):
+            return PointBlock(len(first))
+        return NumbersBlock(len(first))
+
+    def _batch_tfms(self, *, small: bool) -> list[object]:
+        """Change pictures only where it is asked for: a left eye does not become a right one."""
+        if self.options.augment == "auto":
+            return []
+        return super()._batch_tfms(small=small)

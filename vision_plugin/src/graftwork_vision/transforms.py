@@ -1,10 +1,11 @@
-"""Transforms of pictures: opening and closing steps, resizing, flipping, normalising."""
+"""Transforms of pictures: opening and closing steps, resizing, normalising."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from graftwork.api import Block, Bound, DataError, ItemError, OptionError, PlanError, Transform, unknown
+from graftwork.api import Block, Bound, DataError, Fused, ItemError, OptionError, PlanError, Transform, unknown
+from graftwork_vision.bands import BandsBlock, read_bands
 from graftwork_vision.blocks import (
     ImageBlock,
     ImageTensorBlock,
@@ -22,11 +24,12 @@ from graftwork_vision.blocks import (
     Size,
     to_picture,
 )
+from graftwork_vision.geometry import PadMode
 from graftwork_vision.pictures import open_picture, to_array
+from graftwork_vision.places import Frame, PlacedBlock, moved
 
 __all__ = [
     "DecodeImage",
-    "Flip",
     "Normalize",
     "RandomResizedCrop",
     "Resize",
@@ -36,7 +39,6 @@ __all__ = [
 ]
 
 Method = Literal["crop", "pad", "squish"]
-PadMode = Literal["reflection", "border", "zeros"]
 Stats = tuple[float, ...]
 
 imagenet_stats: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -67,24 +69,35 @@ class DecodeImage(Transform):
     def out_block(self, block: Block) -> Block:
         """Give opened pictures."""
         assert isinstance(block, ImageBlock)
-        return PictureBlock(block.channels, block.size)
+        return (BandsBlock if block.all_bands else PictureBlock)(block.channels, block.size)
 
     def bind(self, block: Block) -> Bound:
         """Open with the block's channels."""
         assert isinstance(block, ImageBlock)
-        channels, shrink_to = block.channels, block.shrink_to
+        options: dict[str, Any] = {"channels": block.channels, "max_pixels": block.max_pixels}
+        if block.all_bands:
+            opening: Callable[[Any], Any] = partial(read_bands, white=block.white, **options)
+        else:
+            opening = partial(open_picture, shrink_to=block.shrink_to, **options)
         if block.size is None:
-            return Bound(lambda value, _: open_picture(value, channels=channels, shrink_to=shrink_to))
-        opened = PictureBlock(channels, block.size)
+            return Bound(lambda value, _: opening(value))
+        opened = self.out_block(block)
 
-        def encode(value: Any, _: Any) -> Image.Image:
-            picture = open_picture(value, channels=channels, shrink_to=shrink_to)
+        def encode(value: Any, _: Any) -> Any:
+            picture = opening(value)
             reason = opened.check(picture)
             if reason:
                 raise ItemError(f"{reason}; give all pictures one size with item_tfms=[Resize(…)]")
             return picture
 
         return Bound(encode)
+
+    def fused(self, block: Block, following: Sequence[Transform]) -> Fused | None:
+        """Make a tensor of a JPEG's pixels, of the size it is to have, on the way."""
+        from graftwork_vision.loading import fused_jpeg
+
+        assert isinstance(block, ImageBlock)
+        return fused_jpeg(block, following) if type(self) is DecodeImage else None
 
 
 @dataclass(frozen=True)
@@ -95,15 +108,21 @@ class ToTensor(Transform):
 
     def accepts(self, block: Block) -> bool:
         """Work on opened pictures."""
-        return isinstance(block, PictureBlock)
+        return isinstance(block, PictureBlock | BandsBlock)
 
     def out_block(self, block: Block) -> Block:
-        """Give pixels as bytes."""
-        assert isinstance(block, PictureBlock)
-        return ImageTensorBlock(block.channels, block.size)
+        """Give pixels as bytes, or as floats where all bits are kept."""
+        assert isinstance(block, PictureBlock | BandsBlock)
+        scale: Scale = "unit" if isinstance(block, BandsBlock) else "bytes"
+        return ImageTensorBlock(block.channels, block.size, scale)
 
     def bind(self, block: Block) -> Bound:
         """Copy the pixels."""
+        if isinstance(block, BandsBlock):
+            return Bound(
+                lambda bands, _: torch.from_numpy(bands.copy()).permute(2, 0, 1),
+                lambda pixels: pixels.permute(1, 2, 0).numpy(),
+            )
         return Bound(lambda picture, _: torch.from_numpy(to_array(picture)).permute(2, 0, 1), to_picture)
 
 
@@ -128,6 +147,13 @@ class ToFloat(Transform):
             lambda x, _: x.float().div_(255),
             lambda x: (x * 255).round_().clamp_(0, 255).to(torch.uint8),
         )
+
+    def fused(self, block: Block, following: Sequence[Transform]) -> Fused | None:
+        """Move, light and normalise pictures on the way."""
+        from graftwork_vision.one_pass import fused_bytes
+
+        assert isinstance(block, ImageTensorBlock)
+        return fused_bytes(block, following)
 
 
 def _scaled(block: Block, scale: Scale) -> ImageTensorBlock:
@@ -230,44 +256,6 @@ class _OnDevice:
 
 
 @dataclass(frozen=True)
-class Flip(Transform):
-    """Mirror pictures left to right, each of a batch with probability `p`; never outside training."""
-
-    id: ClassVar[str] = "vision/flip"
-    stage = "batch"
-    random = True
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        """Refuse what is no probability."""
-        if not 0 <= self.p <= 1:
-            raise OptionError(f"{self.id}: p={self.p} is not between 0 and 1")
-
-    def accepts(self, block: Block) -> bool:
-        """Work on pixels."""
-        return isinstance(block, ImageTensorBlock)
-
-    def out_block(self, block: Block) -> Block:
-        """Change nothing about the block."""
-        return block
-
-    def draw(self, rng: torch.Generator, sample: Mapping[str, Any]) -> Tensor:
-        """Draw which of the batch are mirrored: bool (B,) on the generator's device."""
-        batch = len(next(iter(sample.values())))
-        return torch.rand(batch, generator=rng, device=rng.device) < self.p
-
-    def bind(self, block: Block) -> Bound:
-        """Mirror where the mask says so."""
-
-        def encode(x: Tensor, mirrored: Tensor | None) -> Tensor:
-            if mirrored is None:
-                return x
-            return torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(-1), x)
-
-        return Bound(encode)
-
-
-@dataclass(frozen=True)
 class Resize(Transform):
     """Give pictures one size by cropping to its shape, padding to it, or squishing.
 
@@ -290,13 +278,12 @@ class Resize(Transform):
             raise unknown("pad mode", self.pad_mode, _PAD)
 
     def accepts(self, block: Block) -> bool:
-        """Work on opened pictures."""
-        return isinstance(block, PixelBlock)
+        """Work on opened pictures, and on places in them."""
+        return isinstance(block, PixelBlock | BandsBlock | PlacedBlock)
 
     def out_block(self, block: Block) -> Block:
         """Give pictures of the size."""
-        assert isinstance(block, PixelBlock)
-        return block.sized(as_size(self.size, self.id))
+        return _resized_block(block, as_size(self.size, self.id))
 
     def draw(self, rng: np.random.Generator, sample: Mapping[str, Any]) -> tuple[float, float]:
         """Draw the position as shares of the room left, down and right."""
@@ -304,13 +291,29 @@ class Resize(Transform):
 
     def bind(self, block: Block) -> Bound:
         """Resize with the block's interpolation."""
-        assert isinstance(block, PixelBlock)
-        size, resample, pad_mode = as_size(self.size, self.id), block.resample, _PAD[self.pad_mode]
+        size, pad_mode = as_size(self.size, self.id), _PAD[self.pad_mode]
+        if isinstance(block, PlacedBlock):
+            return Bound(lambda placed, at: moved(placed, self._frame(placed["size"], at or (0.5, 0.5)), size))
+        assert isinstance(block, PixelBlock | BandsBlock)
+        resample = block.resample
         if self.method == "squish":
-            return Bound(lambda picture, _: _resized(picture, size, resample))
+            return _bound(block, lambda picture, _: _resized(picture, size, resample))
         if self.method == "crop":
-            return Bound(lambda picture, at: _cropped(picture, size, resample, at or (0.5, 0.5)))
-        return Bound(lambda picture, at: _padded(picture, size, resample, at or (0.5, 0.5), pad_mode))
+            return _bound(block, lambda picture, at: _resized(picture, size, resample, self.part(_size(picture), at)))
+        return _bound(block, lambda picture, at: _padded(picture, size, resample, at or (0.5, 0.5), pad_mode))
+
+    def part(self, before: Size, at: tuple[float, float] | None) -> Box:
+        """Return the part (left, top, right, bottom) of a picture that fills the size; not of "pad"."""
+        if self.method == "squish":
+            return 0.0, 0.0, float(before[1]), float(before[0])
+        return _crop_box(before, as_size(self.size, self.id), at or (0.5, 0.5))
+
+    def _frame(self, before: Size, at: tuple[float, float]) -> Frame:
+        """Say where places of a picture of size `before` go."""
+        size = as_size(self.size, self.id)
+        if self.method == "pad":
+            return Frame.of_inset(size, *_inset(before, size, at))
+        return Frame.of_part(before, self.part(before, at))
 
 
 Box = tuple[float, float, float, float]
@@ -320,30 +323,66 @@ def _resized(picture: Image.Image, size: Size, resample: Image.Resampling, box: 
     whole = (0.0, 0.0, float(picture.width), float(picture.height))
     if (picture.height, picture.width) == size and box in (None, whole):
         return picture
+    if box is not None and (corner := cut_at(box, size)):
+        left, top = corner
+        return picture.crop((left, top, left + size[1], top + size[0]))
     # The gap lets Pillow average whole blocks first when shrinking more than four times.
     return picture.resize((size[1], size[0]), resample, box=box, reducing_gap=2.0)
 
 
-def _cropped(picture: Image.Image, size: Size, resample: Image.Resampling, at: tuple[float, float]) -> Image.Image:
-    height, width = picture.height, picture.width
+def cut_at(box: Box, size: Size) -> tuple[int, int] | None:
+    """Return (left, top) of a part that has the size already: it is cut out at whole pixels, nothing interpolated."""
+    same = abs(box[3] - box[1] - size[0]) + abs(box[2] - box[0] - size[1]) < 1e-6
+    return (round(box[0]), round(box[1])) if same else None
+
+
+def _size(picture: Image.Image) -> Size:
+    return picture.height, picture.width
+
+
+def _crop_box(before: Size, size: Size, at: tuple[float, float]) -> Box:
+    height, width = before
     scale = min(height / size[0], width / size[1])
     # Floating point must not push the box over the edge, which Pillow refuses.
     tall, wide = min(scale * size[0], height), min(scale * size[1], width)
     top, left = at[0] * (height - tall), at[1] * (width - wide)
-    box = (left, top, min(left + wide, width), min(top + tall, height))
-    return _resized(picture, size, resample, box)
+    return left, top, min(left + wide, width), min(top + tall, height)
 
 
 def _padded(
     picture: Image.Image, size: Size, resample: Image.Resampling, at: tuple[float, float], pad_mode: str
 ) -> Image.Image:
-    scale = max(picture.height / size[0], picture.width / size[1])
-    inner = (_clamp(round(picture.height / scale), size[0]), _clamp(round(picture.width / scale), size[1]))
+    inner, (top, left) = _inset((picture.height, picture.width), size, at)
     pixels = np.asarray(_resized(picture, inner, resample))
-    top, left = int(at[0] * (size[0] - inner[0])), int(at[1] * (size[1] - inner[1]))
     room = [(top, size[0] - inner[0] - top), (left, size[1] - inner[1] - left)]
     room += [(0, 0)] * (pixels.ndim - 2)
     return Image.fromarray(np.pad(pixels, room, mode=pad_mode))  # type: ignore[call-overload]
+
+
+def _inset(before: Size, size: Size, at: tuple[float, float]) -> tuple[Size, tuple[int, int]]:
+    """Return the size a picture has within a padded one, and where it lies there (top, left)."""
+    scale = max(before[0] / size[0], before[1] / size[1])
+    inner = (_clamp(round(before[0] / scale), size[0]), _clamp(round(before[1] / scale), size[1]))
+    return inner, (int(at[0] * (size[0] - inner[0])), int(at[1] * (size[1] - inner[1])))
+
+
+def _resized_block(block: Block, size: Size) -> Block:
+    if isinstance(block, PlacedBlock):
+        return block
+    assert isinstance(block, PixelBlock | BandsBlock)
+    return block.sized(size)
+
+
+def _bound(block: Block, change: Callable[[Image.Image, Any], Image.Image]) -> Bound:
+    """Bind a change of a picture; of one with bands it is done to each."""
+    if not isinstance(block, BandsBlock):
+        return Bound(change)
+
+    def each(bands: np.ndarray[Any, Any], params: Any) -> np.ndarray[Any, Any]:
+        changed = [change(Image.fromarray(bands[:, :, i]), params) for i in range(bands.shape[2])]
+        return np.stack([np.asarray(band) for band in changed], 2).clip(0, 1)
+
+    return Bound(each)
 
 
 def _clamp(value: int, high: int) -> int:
@@ -378,13 +417,12 @@ class RandomResizedCrop(Transform):
             raise OptionError(f"{self.id}: ratio={self.ratio} must rise from above 0, val_xtra={self.val_xtra} be >= 0")
 
     def accepts(self, block: Block) -> bool:
-        """Work on opened pictures."""
-        return isinstance(block, PixelBlock)
+        """Work on opened pictures, and on places in them."""
+        return isinstance(block, PixelBlock | BandsBlock | PlacedBlock)
 
     def out_block(self, block: Block) -> Block:
         """Give pictures of the size."""
-        assert isinstance(block, PixelBlock)
-        return block.sized(as_size(self.size, self.id))
+        return _resized_block(block, as_size(self.size, self.id))
 
     def draw(self, rng: np.random.Generator, sample: Mapping[str, Any]) -> np.ndarray[Any, Any]:
         """Draw ten attempts of (area, ratio, down, right), each from 0 to 1."""
@@ -392,15 +430,12 @@ class RandomResizedCrop(Transform):
 
     def bind(self, block: Block) -> Bound:
         """Crop with the block's interpolation."""
-        assert isinstance(block, PixelBlock)
-        size, resample = as_size(self.size, self.id), block.resample
-
-        def encode(picture: Image.Image, draws: Any) -> Image.Image:
-            if draws is None:
-                return self._centre(picture, size, resample)
-            return _resized(picture, size, resample, self.box((picture.height, picture.width), draws))
-
-        return Bound(encode)
+        size = as_size(self.size, self.id)
+        if isinstance(block, PlacedBlock):
+            return Bound(lambda placed, draws: moved(placed, self._frame(placed["size"], draws), size))
+        assert isinstance(block, PixelBlock | BandsBlock)
+        resample = block.resample
+        return _bound(block, lambda picture, at: _resized(picture, size, resample, self.part(_size(picture), at)))
 
     def box(self, size: Size, draws: np.ndarray[Any, Any]) -> tuple[int, int, int, int]:
         """Return the part (left, top, right, bottom) of a picture of `size` that the draws choose."""
@@ -419,8 +454,20 @@ class RandomResizedCrop(Transform):
         left, top = (width - wide) // 2, (height - tall) // 2
         return left, top, left + wide, top + tall
 
-    def _centre(self, picture: Image.Image, size: Size, resample: Image.Resampling) -> Image.Image:
-        extra = math.ceil(max(size) * self.val_xtra / 8) * 8
-        larger = _resized(picture, (size[0] + extra, size[1] + extra), resample)
-        half = extra // 2
-        return larger.crop((half, half, half + size[1], half + size[0])) if extra else larger
+    def part(self, before: Size, draws: Any) -> Box:
+        """Return the part (left, top, right, bottom) of a picture that fills the size, in training or outside."""
+        if draws is not None:
+            return self.box(before, draws)
+        size = as_size(self.size, self.id)
+        half = self._extra(size) // 2
+        tall, wide = before[0] / (size[0] + 2 * half), before[1] / (size[1] + 2 * half)
+        # Floating point must not push the part over the edge, which Pillow refuses.
+        right, bottom = min((half + size[1]) * wide, before[1]), min((half + size[0]) * tall, before[0])
+        return half * wide, half * tall, right, bottom
+
+    def _frame(self, before: Size, draws: Any) -> Frame:
+        """Say where places of a picture of size `before` go."""
+        return Frame.of_part(before, self.part(before, draws))
+
+    def _extra(self, size: Size) -> int:
+        return math.ceil(max(size) * self.val_xtra / 8) * 8

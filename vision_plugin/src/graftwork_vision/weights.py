@@ -9,11 +9,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from graftwork.api import OptionError, UserError, unknown
+from graftwork.api import OptionError, UserError, load_learner, unknown
 
 __all__ = ["fit_channels", "load_body", "pretrained_state", "read_weights"]
 
-_SUFFIXES: Final = (".safetensors", ".pth", ".pt", ".bin")
+_SUFFIXES: Final = (".graft", ".safetensors", ".pth", ".pt", ".bin")
 _NESTED: Final = ("state_dict", "model", "model_state_dict")
 
 
@@ -36,10 +36,15 @@ def is_path(weights: str) -> bool:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a .safetensors file, or a PyTorch file that holds only tensors (`weights_only`); raise OptionError."""
+    """Read a .safetensors file, an exported model (.graft), or a PyTorch file that holds only tensors (`weights_only`).
+
+    Raises OptionError for any other file.
+    """
     path = Path(path)
     if not path.is_file():
         raise OptionError(f"weights={str(path)!r}: no such file; use weights=None to train from scratch")
+    if path.suffix.lower() == ".graft":
+        return dict(load_learner(path).module.state_dict())
     content = _safetensors(path) if path.suffix.lower() == ".safetensors" else _torch_file(path)
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
