@@ -65,7 +65,12 @@ def test_train_predict_evaluate_and_show(
     ]  # fmt: skip
     assert report["baseline"]["id"] == "collab/most-popular"
     assert len(report["epochs"]) == 1
-    assert {Path(p).name for p in report["pictures"]} == {"losses.png", "recommendations.png", "popularity.png"}
+    assert {Path(p).name for p in report["pictures"]} == {
+        "losses.png",
+        "metrics.png",
+        "recommendations.png",
+        "popularity.png",
+    }
     assert any("took the columns" in note for note in report["notes"])
     done = graft("predict", tmp_path / "run" / "model.graft", "1", "40", "nobody", "--json")
     said = json.loads(done.stdout.splitlines()[-1])["predictions"]

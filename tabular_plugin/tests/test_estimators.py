@@ -30,7 +30,7 @@ ALWAYS = {"check_sample_weight_equivalence_on_dense_data", "check_estimators_pic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [TabularClassifier, TabularRegressor])
+@pytest.mark.parametrize("kind", [TabularClassifier, pytest.param(TabularRegressor, marks=pytest.mark.long)])
 def test_scikit_learns_own_battery(kind: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

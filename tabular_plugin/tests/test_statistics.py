@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graftwork.api import DataError, OptionError
@@ -87,6 +87,7 @@ class TestBoth:
     @maker
     @relaxed
     @given(values)
+    @example([HUGE, -9.9792015476736e291])
     def test_json_and_back(self, make: Callable[[], Any], listed: list[float]) -> None:
         statistic = seen(make, listed)
         again = type(statistic).from_config(json.loads(json.dumps(statistic.to_config(), allow_nan=False)))

@@ -236,7 +236,7 @@ class TestEmbeddings:
     def test_unseen_and_missing_values_can_be_shown(self, priced: Learner):
         assert list(embeddings(priced, "colour", special=True).index[-2:]) == ["(unseen)", "(missing)"]
 
-    @pytest.mark.parametrize("model", ["mlp", "resnet", "ft-transformer"])
+    @pytest.mark.parametrize("model", ["tabular/mlp", "tabular/resnet", "tabular/ft-transformer"])
     def test_every_model_with_embeddings_shows_them(self, packed: Packed, model: str):
         learn = tabular_learner(packed(), model, progress=False)
         assert embeddings(learn, "place").shape[0] == 5

@@ -26,11 +26,9 @@ def rating_pictures(data: DataLoaders, learner: Learner) -> dict[str, Figure]:
 
 def plot_ratings(predictions: Predictions) -> Figure:
     """Draw, for each rating (or range of ratings), how the predictions are spread; on the line they would be right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from graftwork.api import new_figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width=7, height=4.5)
     axes = figure.add_subplot()
     predicted, rated = predictions.activated.numpy(), predictions.targets
     actual = predicted if rated is None else rated.numpy()

@@ -7,8 +7,8 @@ as one to be found, and nobody can. Users with nothing held out do not count.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Self, final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self, final
 
 import torch
 from torch import Tensor
@@ -77,6 +77,14 @@ class _DeviceMean(Metric):
         """Move the sums."""
         if self._total is not None and self._count is not None:
             self._total, self._count = self._total.to(device), self._count.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums."""
+        return {} if self._total is None else {"total": self._total, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the sums."""
+        self._total, self._count = state.get("total"), state.get("count")
 
 
 @final
@@ -222,6 +230,14 @@ class _Coverage(Metric):
         """Move the marks."""
         if self._shown is not None:
             self._shown = self._shown.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the marks."""
+        return {} if self._shown is None else {"shown": self._shown}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the marks."""
+        self._shown = state.get("shown")
 
 
 @final

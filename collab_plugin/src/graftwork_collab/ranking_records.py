@@ -67,7 +67,7 @@ def transforms() -> Iterator[TransformSpec]:
         target="graftwork_collab.ranking_blocks:IdentifyItems",
         summary="Encode several items by their ids",
         accepts=(ITEMS, RANKING),
-        gives=CODES,
+        gives=(CODES, RANKED),
         invertible=True,
     )
     yield TransformSpec(

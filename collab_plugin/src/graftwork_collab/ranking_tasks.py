@@ -103,7 +103,6 @@ class CollabRanking(Task):
 
     def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
         """Return a learner of the model asked for; auto is EASE where the matrix is small, else ALS."""
-        from graftwork.api import Runtime
         from graftwork_collab.ranking_data import RankingDataLoaders
         from graftwork_collab.ranking_learners import SOLVED, ranking_learner
 
@@ -121,7 +120,7 @@ class CollabRanking(Task):
             model_config=self._config(model),
             loss=None if loss == "auto" else f"collab/{names[loss]}",
             k=self.options.k,
-            runtime=Runtime(device=job.device, precision="fp32" if job.precision == "auto" else job.precision),
+            runtime=job.runtime(auto="fp32"),
             seed=job.seed,
         )
 

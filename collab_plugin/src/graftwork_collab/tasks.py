@@ -88,10 +88,10 @@ class CollabRatings(Task):
 
     def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
         """Return a learner of the dot product, unless another model is asked for."""
-        from graftwork.api import Learner, Runtime, get_host
+        from graftwork.api import Learner, get_host
         from graftwork_collab.learner import collab_learner
 
-        runtime = Runtime(device=job.device, precision="fp32" if job.precision == "auto" else job.precision)
+        runtime = job.runtime(auto="fp32")
         given, model = self.options, get_host().models.spec("collab/dot-bias" if job.model == "auto" else job.model).id
         if model not in ("collab/dot-bias", "collab/neural", "collab/towers"):
             return Learner(data, model, lr=DEFAULT_LR, wd=given.wd, runtime=runtime, seed=job.seed)

@@ -386,9 +386,7 @@ def _vocabulary(plan: Plan, name: str, column: str, num_codes: int) -> list[Any]
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from graftwork.api import new_figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width=width, height=height)
     return figure, figure.add_subplot()

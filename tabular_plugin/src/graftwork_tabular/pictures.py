@@ -21,21 +21,14 @@ MAX_COLUMNS = 12
 MAX_POINTS = 5000
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def draw_rows(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Draw rows as a table; of many columns the first ones and the last."""
     names = list(rows[0])
     if len(names) > MAX_COLUMNS:
         names = [*names[: MAX_COLUMNS - 1], names[-1]]
-    figure = _figure(1.15 * len(names) + 0.5, 0.27 * len(rows) + 0.9)
+    from graftwork.api import new_figure
+
+    figure = new_figure(width=1.15 * len(names) + 0.5, height=0.27 * len(rows) + 0.9)
     ax = figure.add_subplot()
     ax.set_axis_off()
     ax.set_title(title, fontsize=9)
@@ -64,7 +57,9 @@ def plot_predictions(learner: Learner, loader: Loader) -> Figure:
     assert said.targets is not None
     predicted, actual = said.activated.numpy(), said.targets.numpy()
     outputs = 1 if predicted.ndim == 1 else predicted.shape[1]
-    figure = _figure(3.6 * outputs, 3.6)
+    from graftwork.api import new_figure
+
+    figure = new_figure(width=3.6 * outputs, height=3.6)
     every = max(1, len(predicted) // MAX_POINTS)
     for i in range(outputs):
         x, y = (values.reshape(len(values), -1)[::every, i] for values in (actual, predicted))

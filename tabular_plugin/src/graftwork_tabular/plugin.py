@@ -15,7 +15,11 @@ from graftwork.api import (
     hookimpl,
 )
 
-PLUGIN = Plugin(namespace="tabular", summary="Tables: reading, encoding, networks and baselines for them")
+PLUGIN = Plugin(
+    namespace="tabular",
+    summary="Tables: reading, encoding, networks and baselines for them",
+    extras={"dask": "encoding tables larger than memory on several machines: encode_dataset(client=…)"},
+)
 
 ROW, PACKED, SCALED = "tabular/row", "tabular/packed-row", "tabular/scaled-numbers"
 CLASS_INDEX, MULTI_HOT, REGRESSION = "core/class-index", "core/multi-hot", "core/regression"
@@ -77,7 +81,7 @@ def graftwork_register_models() -> Iterator[ModelSpec]:
             target=f"graftwork_tabular.{target}",
             summary=summary,
             inputs=(PACKED,),
-            output=CLASS_INDEX,
+            output=(CLASS_INDEX, MULTI_HOT, REGRESSION, SCALED),
         )
 
 

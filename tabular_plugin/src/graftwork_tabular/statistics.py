@@ -201,7 +201,7 @@ class ValueCounts:
             found.min, found.max = (math.nan if bound is None else float(bound) for bound in config["bounds"])
         except (KeyError, TypeError, ValueError, OptionError) as error:
             raise DataError(f"these are no counts of values: {error!r}; save them with to_config") from error
-        if found._values.shape != found._counts.shape or not (np.diff(found._values) > 0).all():
+        if found._values.shape != found._counts.shape or not (found._values[1:] > found._values[:-1]).all():
             raise DataError("these are no counts of values: values must rise, with one count each")
         return found
 

@@ -167,13 +167,12 @@ class _TableTask(Task):
 
     def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
         """Return a learner of the model asked for; auto is the strong default."""
-        from graftwork.api import Runtime
         from graftwork_tabular.learner import tabular_learner
 
         return tabular_learner(
             data,
             None if job.model == "auto" else job.model,
-            runtime=Runtime(device=job.device, precision="fp32" if job.precision == "auto" else job.precision),
+            runtime=job.runtime(auto="fp32"),
             seed=job.seed,
             **self._learner_options(),
         )
