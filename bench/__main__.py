@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.case is None:
         parser.print_usage()
-        print("\n".join(["", *(f"  {name:<11}{what}" for name, what in CASES.items()), "  all        all but gpu"]))
+        print("\n".join(["", *(f"  {name:<13}{what}" for name, what in CASES.items()), "  all          all but gpu"]))
         return 0
     options = Options(
         smoke=given.smoke,

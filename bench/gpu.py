@@ -1,4 +1,4 @@
-"""The overhead and vision cases on a CUDA device: wall time, read when the device has done all that was asked of it."""
+"""The overhead, augment and vision cases on a CUDA device: wall time, read when the device is done with it all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Final
 
 from bench import peers
-from bench.cases import overhead, vision
+from bench.cases import augment, overhead, vision
 from bench.harness import Options, Report, Runner, Side
 from bench.photos import photo_folder, split
 from bench.tiny import raw, timed
@@ -15,6 +15,7 @@ from bench.tiny import raw, timed
 __all__ = ["SIDES", "measure"]
 
 STEPS: Final = {**overhead.FULL, "device": "cuda"}
+BATCHES: Final = {**augment.FULL, "batch": 256, "warm": 5, "batches": 40, "device": "cuda"}
 PHOTOS: Final = {"warm": 10, "batches": 30, "device": "cuda", "threads": 4}
 ROUNDS: Final = 7
 
@@ -32,11 +33,11 @@ VISION: Final[tuple[Side, ...]] = (
     Side(name="hand-tuned, photos", run=vision.by_hand(vision.tuned_batches, tuned=True)),
     Side(name="graftwork, photos", run=partial(vision.graftwork, workers=PHOTOS["threads"])),
 )
-SIDES: Final = OVERHEAD + VISION
+SIDES: Final = OVERHEAD + augment.SIDES + VISION
 
 
 def measure(options: Options) -> Report:
-    """Run both cases; raise RuntimeError where there is no CUDA device."""
+    """Run the three cases; raise RuntimeError where there is no CUDA device."""
     if not available():
         raise RuntimeError(
             "gpu: there is no CUDA device here (or no torch that can use one); the other cases need none"
@@ -45,6 +46,9 @@ def measure(options: Options) -> Report:
     report = Report(case="gpu", smoke=options.smoke, notes=runner.notes)
     steps = {**STEPS, **(overhead.SMOKE if options.smoke else {}), "device": "cuda"}
     overhead.compare(report, runner(OVERHEAD, steps, rounds=1 if options.smoke else ROUNDS))
+    batches = {**BATCHES, **(augment.SMOKE if options.smoke else {}), "device": "cuda"}
+    found = runner(augment.SIDES, batches, rounds=1 if options.smoke else ROUNDS)
+    augment.compare(report, found, peers=3.0, copies=2.0)
     with photo_folder(smoke=options.smoke) as folder:
         classes = len(set(split(folder)[0][1]))
         settings = {**PHOTOS, **(vision.SMOKE if options.smoke else {}), "device": "cuda"}

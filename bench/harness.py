@@ -1,9 +1,9 @@
 """The harness: sides that run in alternating processes, paired statistics, and what is printed of them.
 
 A side is one way to do a job (a raw loop, graftwork, a peer). All sides of a case run once a round, each in a process
-of its own, since importing one framework may slow another; every other round goes backwards. What is reported of two
-sides is the median over rounds of their ratio or difference within a round, so that a machine that becomes busy on the
-way hardly matters. Only the standard library is used here: peers' interpreters import this module.
+of its own, but in smoke runs, since importing one framework may slow another; every other round goes backwards. What
+is reported of two sides is the median over rounds of their ratio or difference within a round, so that a machine that
+becomes busy on the way hardly matters. Only the standard library is used here: peers' interpreters import this module.
 """
 
 from __future__ import annotations
@@ -160,7 +160,12 @@ class Runner:
         return True
 
     def child(self, side: Side, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one side in a process and return its result; what it prints goes into an error if it fails."""
+        """Run one side in a process and return its result; what it prints goes into an error if it fails.
+
+        A smoke run's figures say nothing, so that it does without the seconds a process costs, but for terminals.
+        """
+        if self.options.smoke and not side.terminal:
+            return {**side.run(dict(settings)), "output": ""}
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             result = Path(folder) / "result.json"
             python = sys.executable if side.peer is None else self.options.peer_python

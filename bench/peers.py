@@ -128,10 +128,10 @@ OVERHEAD: Final[Mapping[str, Run]] = {
 }
 
 
-def fastai_vision(settings: dict[str, Any]) -> dict[str, Any]:
+def fastai_vision(settings: dict[str, Any], *, augmented: bool = False) -> dict[str, Any]:
     """Train the same ResNet-18 from the same photos as fastai's book does, reading in this process: its fastest way."""
     from fastai.callback.core import Callback, CancelFitException
-    from fastai.vision.all import ImageDataLoaders, Resize, error_rate, resnet18, vision_learner
+    from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms, error_rate, resnet18, vision_learner
 
     from bench.cases.vision import Window
 
@@ -143,11 +143,15 @@ def fastai_vision(settings: dict[str, Any]) -> dict[str, Any]:
                 raise CancelFitException
 
     data = ImageDataLoaders.from_folder(
-        settings["folder"], valid_pct=0.2, seed=42, item_tfms=Resize(SIZE), bs=BATCH, num_workers=0
-    )
+        settings["folder"], valid_pct=0.2, seed=42, item_tfms=Resize(SIZE), bs=BATCH, num_workers=0,
+        batch_tfms=aug_transforms() if augmented else None,
+    )  # fmt: skip
     learn = vision_learner(data, resnet18, pretrained=False, metrics=error_rate)
     learn.fit(1, LR, cbs=[Watch()])
     return {"value": window.rate, "batches": window.done}
 
 
-VISION: Final[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {"fastai": fastai_vision}
+VISION: Final[Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "fastai": fastai_vision,
+    "fastai, augmented": partial(fastai_vision, augmented=True),
+}

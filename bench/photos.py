@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,11 +83,13 @@ def table(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def loaders(folder: Path, *, workers: int | None = None, worker_type: str = "thread", seed: int = 42) -> DataLoaders:
+def loaders(
+    folder: Path, *, workers: int | None = None, worker_type: str = "thread", seed: int = 42, batch_tfms: Any = ()
+) -> DataLoaders:
     """Return graftwork's loaders of the same split."""
     from graftwork_vision import ImageDataLoaders
 
-    options = {"size": SIZE, "bs": BS, "workers": workers, "worker_type": worker_type}
+    options = {"size": SIZE, "bs": BS, "workers": workers, "worker_type": worker_type, "batch_tfms": batch_tfms}
     return ImageDataLoaders.from_df(table(folder), folder, valid_col="is_valid", seed=seed, **options)  # type: ignore[arg-type]
 
 

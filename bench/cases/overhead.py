@@ -47,7 +47,7 @@ def ready_loader(num_batches: int, device: str = "cpu") -> Loader:
     class Ready(Loader):
         plan = compiled
 
-        def at(self, epoch: int, batch: int = 0) -> Iterator[Batch]:
+        def at(self, epoch: int, batch: int = 0, part: object = None) -> Iterator[Batch]:
             return iter(made[batch:])
 
         def item(self, position: int) -> int:
@@ -97,6 +97,55 @@ def graftwork(*, progress: bool = True, one_cycle: bool = False, from_columns: b
     return run
 
 
+def busy(steps: int, device: str) -> tuple[float, float]:
+    """Fit with checkpoints each 100 steps, whose saving is not counted, five callbacks and a history file.
+
+    On the CPU the time is this thread's own: another one writes the checkpoints, and is waited for.
+    """
+    import tempfile
+    from time import thread_time
+
+    from graftwork import (
+        DataLoaders,
+        EarlyStopping,
+        HistoryFile,
+        ReduceOnPlateau,
+        SaveBest,
+        TerminateOnSpike,
+        TimeLimit,
+    )
+    from graftwork.callbacks.checkpointer import Checkpointer
+
+    def now() -> float:
+        return thread_time() if device == "cpu" else clock(device)
+
+    class Timed(Checkpointer):
+        saving = 0.0
+
+        def save(self, state: Any, *, done: bool = False) -> None:
+            begin = now()
+            super().save(state, done=done)
+            self.settle()
+            self.saving += now() - begin
+
+    with tempfile.TemporaryDirectory() as folder:
+        saver = Timed(folder, every_steps=100)
+        five = [
+            EarlyStopping(patience=9),
+            ReduceOnPlateau(patience=9),
+            SaveBest(),
+            TerminateOnSpike(),
+            TimeLimit(minutes=9),
+        ]
+        data = DataLoaders(train=ready_loader(steps, device), valid=ready_loader(4, device))
+        learn = learner(data, device, None, progress=True)
+        begin = now()
+        learn.fit(1, LR, callbacks=[saver, HistoryFile(f"{folder}/history.csv"), *five])
+        seconds = now() - begin - saver.saving
+        assert saver.saving > 0
+    return seconds, learn.recorder.losses[-1]
+
+
 def graftwork_validation(metrics: Sequence[str] | None) -> Run:
     """Return a validation with three metrics, or with the named ones."""
 
@@ -130,6 +179,7 @@ SIDES: Final[tuple[Side, ...]] = (
     Side(name="graftwork, bar", run=timed(graftwork()), threads=1, terminal=True),
     Side(name="graftwork, no display", run=timed(graftwork(progress=False)), threads=1),
     Side(name="graftwork, one cycle", run=timed(graftwork(one_cycle=True)), threads=1),
+    Side(name="graftwork, 5 callbacks", run=timed(busy), threads=1),
     Side(name="raw, permuted index", run=timed(raw(shuffled=True)), threads=1),
     Side(name="graftwork, columns", run=timed(graftwork(from_columns=True)), threads=1),
     Side(name="raw, validation", run=timed(raw_validation), threads=1),
@@ -149,6 +199,7 @@ FIGURES: Final = (
     ("3 metrics, display", "graftwork", "raw", 10.0),
     ("3 metrics, bar on a terminal", "graftwork, bar", "raw", 10.0),
     ("one cycle", "graftwork, one cycle", "raw", None),
+    ("5 callbacks, history, checkpoints each 100 steps", "graftwork, 5 callbacks", "raw", 15.0),
     ("column loader", "graftwork, columns", "raw, permuted index", 10.0),
     ("fused AdamW, the default", "raw", "raw, not fused", 0.0),
     ("3 metrics, display", "graftwork", "raw, one group", None),
@@ -156,7 +207,7 @@ FIGURES: Final = (
     ("validation, 3 metrics", "graftwork, validation", "raw, validation", None),
 )
 SAME: Final = (
-    ("raw", "graftwork", "graftwork, bar", "graftwork, no display"),
+    ("raw", "graftwork", "graftwork, bar", "graftwork, no display", "graftwork, 5 callbacks"),
     ("raw, validation", "graftwork, validation"),
 )
 

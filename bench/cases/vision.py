@@ -204,6 +204,13 @@ def graftwork(settings: Settings, *, precision: Precision = "auto", **loading: A
     return {"value": window.rate, "batches": window.done, "runs_on": learn.session.describe()}
 
 
+def graftwork_augmented(settings: Settings) -> dict[str, Any]:
+    """Fit with the default augmentation of `graft train`."""
+    from graftwork_vision import aug_transforms
+
+    return graftwork(settings, batch_tfms=aug_transforms())
+
+
 def graftwork_fp32(settings: Settings) -> dict[str, Any]:
     """Fit in fp32."""
     return graftwork(settings, precision="fp32")
@@ -221,7 +228,8 @@ SIDES: Final[tuple[Side, ...]] = (
     Side(name="hand-tuned", run=by_hand(tuned_batches, tuned=True)),
     Side(name="graftwork", run=graftwork),
     Side(name="graftwork, fp32", run=graftwork_fp32),
-    *(Side(name=name, run=run, peer=name) for name, run in peers.VISION.items()),
+    Side(name="graftwork, augmented", run=graftwork_augmented),
+    *(Side(name=name, run=run, peer=name.split(",")[0]) for name, run in peers.VISION.items()),
 )
 ACCURACIES: Final = (
     Side(name="hand-tuned, accuracy", run=tuned_accuracy),
@@ -250,10 +258,14 @@ def speed(report: Report, found: dict[str, list[dict[str, Any]]]) -> None:
         base = None if name == "hand-tuned" else "hand-tuned"
         report.add(name, [r["value"] for r in results], "images/s", base=base)
     report.notes += [f"graftwork ran on {r['runs_on']}" for r in found.get("graftwork", [])]
-    for base, target in (("hand-tuned", 0.98), ("plain loop", None), ("fastai", 2.0)):
-        if report.has("graftwork", base):
-            ratio = ratios(report.values("graftwork"), report.values(base)).median
-            report.checks.append(Check(what=f"graftwork / {base}", value=ratio, target=target, better="high"))
+    augmented = "graftwork, augmented"
+    for side, base, target in (
+        ("graftwork", "hand-tuned", 0.98), ("graftwork", "plain loop", None), ("graftwork", "fastai", 2.0),
+        (augmented, "graftwork", None), (augmented, "fastai, augmented", 1.9),
+    ):  # fmt: skip
+        if report.has(side, base):
+            ratio = ratios(report.values(side), report.values(base)).median
+            report.checks.append(Check(what=f"{side} / {base}", value=ratio, target=target, better="high"))
 
 
 def accuracy(report: Report, runner: Runner, settings: Settings, options: Options) -> None:
