@@ -191,6 +191,7 @@ class TestCases:
         told = figures(smoke("overhead", "raw, validation", "graftwork, validation"))
         assert told["last loss, raw, validation and 1 of graftwork: gap"]["value"] < 1e-6
 
+    @pytest.mark.long
     def test_imports_find_the_plugins_and_nothing_heavy(self) -> None:
         found = smoke("imports")
         told = figures(found)
@@ -198,6 +199,17 @@ class TestCases:
         assert told["heavy modules loaded by import graftwork"]["value"] == 0
         assert found["sides"]["import torch"]["median"] > found["sides"]["import graftwork"]["median"]
 
+    @pytest.mark.long
+    def test_checkpoint_saves_what_it_says(self) -> None:
+        found = smoke("checkpoint")
+        assert set(found["sides"]) == {
+            "write and flush",
+            "training stands still",
+            "until the file is whole",
+            "sha256 alone",
+        }
+
+    @pytest.mark.long
     def test_artifact_predicts_the_same_both_ways(self) -> None:
         found = smoke("artifact")
         told = figures(found)
@@ -206,17 +218,37 @@ class TestCases:
         size = float(found["notes"][0].split("the file has ")[1].split(" MB")[0])
         assert 44 < size < 49
 
+    @pytest.mark.long
     def test_vision_compares_loops_over_photos(self) -> None:
         found = smoke("vision", "hand-tuned", "graftwork")
         assert set(found["sides"]) == {"hand-tuned", "graftwork"}
         assert figures(found)["graftwork / hand-tuned"]["target"] == 0.98
         assert any(note.startswith("graftwork ran on cpu") for note in found["notes"])
 
+    @pytest.mark.long
     def test_loader_measures_every_kind_of_worker(self) -> None:
         found = smoke("loader", "none", "2 threads", "2 processes")
         assert set(found["sides"]) == {"none", "2 threads", "2 processes"}
         assert any(note.startswith("alone: the fastest is") for note in found["notes"])
 
+    @pytest.mark.long
+    def test_decoding(self) -> None:
+        found = smoke("decode")
+        assert set(found["sides"]) == {
+            f"{kind}{what}: {side}"
+            for kind in ("small", "500x375")
+            for what in ("", ", CPU")
+            for side in ("graftwork", "Pillow, 2 threads")
+        }
+        assert all(side["median"] > 0 for side in found["sides"].values())
+
+    @pytest.mark.long
+    def test_fine_tuning_says_what_the_trunk_is_worth(self) -> None:
+        told = {line["what"]: line["value"] for line in smoke("finetune")["figures"]}
+        assert set(told) == {"25 a class: gain", "25 a class: spread over seeds (quartiles)"}
+        assert -1 < told["25 a class: gain"] < 1
+
+    @pytest.mark.long
     def test_quality_reports_the_model_beside_its_baselines(self) -> None:
         found = smoke("quality")
         told = figures(found)["small-cnn, digits, 1 epoch"]

@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from graftwork.api import Callback, JobOptions, Learner, TrainingError, TrainState
-from graftwork.checkpoint import load_checkpoint
 from graftwork.cli.main import main
 from graftwork.job import train as run_job
+from graftwork.resume import last_snapshot
 
 COLOURS = {"blue": (40, 60, 200), "red": (200, 40, 60)}
 QUICK = ["--model", "vision/small-cnn", "--size", "16", "--epochs", "1", "--bs", "8", "--device", "cpu"]
@@ -245,6 +245,7 @@ def test_a_label_pattern_that_matches_nothing_names_the_file(graft: Any, source:
         (["train", "vision/classification", "photos", "--precision", "fp8"], ["fp8", "bf16"]),
         (["train", "vision/classification", "photos", "--device", "gpu7"], ["gpu7"]),
         (["train", "vision/classification", "photos", "--lr", "-1"], ["--lr -1"]),
+        (["train", "vision/classification", "photos", "--checkpoint-every", "0"], ["--checkpoint-every 0"]),
         (["train", "vision/classification", "photos", "--size", "huge"], ["huge"]),
         (["evaluat", "a", "b"], ["evaluate"]),
     ],
@@ -290,10 +291,10 @@ def test_the_last_good_checkpoint_is_kept_and_named(
     monkeypatch.setattr(ImageClassification, "learner", poisoned)
     job = JobOptions(model="vision/small-cnn", epochs=3, bs=8, device="cpu")
     task = ImageClassification(ImageClassificationOptions(size="16"))
-    with pytest.raises(TrainingError, match=r"epoch 2.*last good epoch are in .*epoch-0001\.graft"):
+    with pytest.raises(TrainingError, match=r"epoch 2.*last good epoch is in .*step-0{8}4-epoch\.graft"):
         run_job(task, source, job, tmp_path / "run", lambda _: None)
-    kept = load_checkpoint(tmp_path / "run" / "checkpoint")
-    assert kept.epoch == 1
+    kept = last_snapshot(tmp_path / "run")
+    assert kept.manifest["epochs_done"] == 1
     assert all(bool(torch.isfinite(t).all()) for t in kept.weights.values())
 
 

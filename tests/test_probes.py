@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,8 @@ COMMANDS = [
     ["--version"],
     ["tasks"],
     ["tasks", "--json"],
+    ["models", "--json"],
+    ["blocks", "positive"],
     ["plugins", "--help"],
     ["plugins", "list"],
     ["plugins", "list", "--timing"],
@@ -193,7 +196,7 @@ def test_show_explains_each(shell: Shell, name: str) -> None:
 
 def test_a_plugin_by_somebody_else_works_from_its_records_to_its_command(shell: Shell) -> None:
     assert shell.graft("greet", "Ada", **LIGHT).out == "Hello, Ada\n"
-    assert "greet  Say hello" in shell.graft("--help", **LIGHT).out
+    assert re.search(r"^  greet +Say hello$", shell.graft("--help", **LIGHT).out, re.MULTILINE)
     code = """
 from graftwork import get_host
 block = get_host().blocks.get("positive")()
@@ -214,6 +217,15 @@ def test_a_broken_command_fails_alone(shell: Shell) -> None:
     last = ran.err.splitlines()[-1]
     assert last.startswith("Error: command 'probe-broken-command/break' of plugin 'probe-broken-command': its target ")
     assert "Traceback" not in ran.err
+
+
+def test_the_doctor_puts_what_is_broken_first(shell: Shell) -> None:
+    ran = shell.graft("plugins", "doctor", "--json", **LIGHT)
+    assert (ran.status, ran.json["ok"]) == (1, False)
+    failed = {found["about"] for found in ran.json["findings"] if found["state"] == "fail"}
+    broken = {name for name, (state, _) in STATES.items() if state != "ok"}
+    assert failed == broken | {f"graftwork-{STOLEN}", "probe-good"}
+    assert all(found["fix"] for found in ran.json["findings"] if found["state"] == "fail")
 
 
 def test_the_allow_list_keeps_them_all_out(shell: Shell) -> None:

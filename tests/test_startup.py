@@ -116,7 +116,11 @@ RUN = "from graftwork.cli.main import main; main({arguments!r})"
         (RUN.format(arguments=["plugins", "list"]), set()),
         (RUN.format(arguments=["plugins", "show", "fake-07"]), set()),
         (RUN.format(arguments=["tasks"]), set()),
+        (RUN.format(arguments=["models", "--input", "image", "--target", "category"]), set()),
+        (RUN.format(arguments=["blocks", "--json"]), set()),
+        (RUN.format(arguments=["plugins", "doctor", "--help"]), set()),
         (RUN.format(arguments=["train", "--help"]), set()),
+        (RUN.format(arguments=["resume", "--help"]), set()),
         (RUN.format(arguments=["evaluate", "--help"]), set()),
         (RUN.format(arguments=["predict", "--help"]), set()),
         (RUN.format(arguments=["show", "--help"]), set()),
@@ -145,7 +149,7 @@ def test_fifty_plugins_are_found_whole(site: Path) -> None:
     assert helped.count("A command") == NUM_PLUGINS
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins", "list"], ["models", "0"]], ids=" ".join)
 def test_a_command_answers_beside_fifty_plugins(arguments: list[str], site: Path) -> None:
     assert fastest_ms("-m", "graftwork", *arguments, site=site) < 250 * SLACK
 
