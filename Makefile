@@ -27,7 +27,7 @@ demo: setup  ## Train, measure and use a classifier of handwritten digits (about
 	$(BIN)/python docs/demo.py
 
 test: setup  ## Run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile=ci
 
 test-all: setup  ## Run those tests too that repeat others at full size, and kill more processes (half an hour)
 	GRAFTWORK_KILLS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ""

@@ -36,7 +36,9 @@ def smoke(case: str, *sides: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert found["case"] == case
     assert found["smoke"] is True
-    assert all(side["count"] >= 1 and side["least"] > 0 for side in found["sides"].values())
+    assert all(side["count"] >= 1 for side in found["sides"].values())
+    if case != "overhead":  # a slope between two short runs may fall below nothing on a busy machine
+        assert all(side["least"] > 0 for side in found["sides"].values())
     return found
 
 
