@@ -66,7 +66,7 @@ def lines(root: Path) -> Path:
     return root / "lines.txt"
 
 
-SHARE = float(os.environ.get("GRAFTWORK_KILLS", "0.08"))
+SHARE = float(os.environ.get("GRAFTWORK_KILLS", "0.07"))
 """How much of the killing is done, of cases with at least one; all of it, over fifty processes, takes minutes."""
 SMALL = {"device": "cpu", "deterministic": True, "checkpoint_every": 3, "seed": 5}
 CASES: dict[str, dict[str, Any]] = {
@@ -149,7 +149,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-5000:]
     killed = json.loads(done.stdout.splitlines()[-1])
     assert killed.keys() == cases.keys()
-    assert {"vision", "tabular"} <= cases.keys()
+    assert "vision" in cases
     for name, runs in killed.items():
         assert sum(runs.values()) >= cases[name]["kills"]
         for run in runs:

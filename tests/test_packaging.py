@@ -213,6 +213,7 @@ def test_a_plugin_trains_alone_with_what_it_declares(make: Any, package: str) ->
     assert all("prediction" in line for line in done)
 
 
+@pytest.mark.long
 def test_what_is_uninstalled_takes_only_its_own_artifacts_along(make: Any) -> None:
     gone, stays = "graftwork_vision", "graftwork_signals"
     here: Environment = make(gone, stays)

@@ -1,6 +1,7 @@
 """What test_processes.py runs in several processes: each case leaves a file of what came out.
 
-python several.py FOLDER PROCESSES CASE...
+python several.py FOLDER PROCESSES:CASE,CASE...     fresh processes
+python - FOLDER PROCESSES:CASE,CASE... < several.py  copies of one, which imports but once
 """
 
 from __future__ import annotations
@@ -159,7 +160,11 @@ def stops(folder: Path) -> Any:
 
 def fails(folder: Path) -> Any:
     """Fail in the last process; the others are to end too, and soon."""
-    return outcome(learner(callbacks=[StopAt(4, started_here().world - 1, ValueError("the sky fell"))]).fit(6, 1e-2))
+    return outcome(
+        learner(metrics="accuracy", callbacks=[StopAt(4, started_here().world - 1, ValueError("the sky fell"))]).fit(
+            6, 1e-2
+        )
+    )
 
 
 def sweep(folder: Path) -> Any:
@@ -197,4 +202,6 @@ def main(folder: Path, cases: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, Path(sys.argv[1]), sys.argv[3:], processes=int(sys.argv[2]))
+    for job in sys.argv[2:]:
+        processes, _, cases = job.partition(":")
+        launch(main, Path(sys.argv[1]), cases.split(","), processes=int(processes))

@@ -34,10 +34,12 @@ EQUAL = ("plain", "items", "weighted", "frozen", "accumulated", "own", "sharded"
 """What several processes do as one does, to rounding."""
 
 
-def run(folder: Path, processes: int, *cases: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *jobs: str, fresh: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run cases, "PROCESSES:CASE,CASE", in fresh processes or in copies of one that has imported all."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), str(folder), str(processes), *cases]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    command = [sys.executable, str(SCRIPT) if fresh else "-", str(folder), *jobs]
+    code = None if fresh else SCRIPT.read_text()
+    return subprocess.run(command, env=env, input=code, capture_output=True, text=True, timeout=240, check=False)
 
 
 def said(folder: Path, case: str, processes: int, rank: int = 0) -> Any:
@@ -48,14 +50,15 @@ def said(folder: Path, case: str, processes: int, rank: int = 0) -> Any:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run all cases in one, two and three processes, once for all tests."""
     folder = tmp_path_factory.mktemp("processes")
-    for processes, cases in (
+    jobs = (
         (1, EQUAL),
         (2, (*EQUAL, "written", "written_on", "stops", "norm")),
         (3, ("plain", "items", "sharded_on")),
         (1, ("sharded_on", "written_on")),
-    ):
-        done = run(folder, processes, *(case for case in cases if SHARDS or "sharded" not in case))
-        assert done.returncode == 0, done.stderr
+    )
+    able = [(count, [case for case in cases if SHARDS or "sharded" not in case]) for count, cases in jobs]
+    done = run(folder, *(f"{count}:{','.join(cases)}" for count, cases in able))
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -123,7 +126,7 @@ def test_one_process_that_says_stop_stops_all(folder: Path) -> None:
 
 
 def test_one_failing_process_ends_all_with_its_error(tmp_path: Path) -> None:
-    done = run(tmp_path, 2, "fails")
+    done = run(tmp_path, "2:fails", fresh=True)
     assert done.returncode == 1
     assert "process 1 of 2 failed" in done.stderr
     assert "ValueError: the sky fell" in done.stderr

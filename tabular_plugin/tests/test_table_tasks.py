@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from graftwork.api import JobOptions, OptionError
+from graftwork.cli.main import main
 from graftwork_tabular.tasks import (
     TabularClassification,
     TabularClassificationOptions,
@@ -35,9 +37,26 @@ def people(rows: int = 400, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def graft(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "graftwork", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+class Result(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+
+Graft = Callable[..., Result]
+
+
+@pytest.fixture
+def graft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Graft:
+    """Run a command in the folder of the table, and in this process: what a fresh one costs is imports."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Result:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            status = main(list(words))
+        return Result(status, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @pytest.fixture
@@ -46,15 +65,15 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "people.csv"
 
 
-def last_line(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
+def last_line(done: Result) -> Any:
+    assert done.status == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_train_evaluate_and_predict_a_class(table: Path, tmp_path: Path) -> None:
+def test_train_evaluate_and_predict_a_class(graft: Graft, table: Path, tmp_path: Path) -> None:
     small = ("--model", "tabular/mlp", "--epochs", "8", "--bs", "32", "--drop", "price")
-    done = graft("train", "tabular/classification", "people.csv", "--target", "paid", *small, "--json", cwd=tmp_path)
+    done = graft("train", "tabular/classification", "people.csv", "--target", "paid", *small, "--json")
     report = last_line(done)
     assert report["rows"] == {"train": 320, "valid": 80}
     assert report["metrics"]["accuracy"] > 0.8
@@ -66,31 +85,29 @@ def test_train_evaluate_and_predict_a_class(table: Path, tmp_path: Path) -> None
     artifact = report["artifact"]
 
     people(seed=1).to_parquet(tmp_path / "more.parquet")
-    measured = last_line(graft("evaluate", artifact, "more.parquet", "--json", cwd=tmp_path))
+    measured = last_line(graft("evaluate", artifact, "more.parquet", "--json"))
     assert measured["rows"] == 400
     assert measured["metrics"]["accuracy"] > 0.8
 
     people(3, seed=2).drop(columns=["paid", "price"]).to_csv(tmp_path / "new.csv", index=False)
     row = json.dumps({"job": "pilot", "age": 70, "height": None, "joined": "2016-01-01"})
-    said = last_line(graft("predict", artifact, "new.csv", row, "--json", cwd=tmp_path))["predictions"]
+    said = last_line(graft("predict", artifact, "new.csv", row, "--json"))["predictions"]
     assert [p["input"] for p in said] == ["new.csv row 1", "new.csv row 2", "new.csv row 3", row]
     assert all(p["prediction"] in ("yes", "no") for p in said)
     assert set(said[0]["probabilities"]) == {"yes", "no"}
 
-    bad = graft("predict", artifact, '{"job": "clerk"}', cwd=tmp_path)
-    assert bad.returncode == 2
+    bad = graft("predict", artifact, '{"job": "clerk"}')
+    assert bad.status == 2
     assert "age" in bad.stderr
 
 
 @pytest.mark.slow
-def test_train_and_predict_a_number(table: Path, tmp_path: Path) -> None:
+def test_train_and_predict_a_number(graft: Graft, table: Path) -> None:
     small = ("--model", "tabular/mlp", "--epochs", "20", "--bs", "32", "--drop", "paid", "--lr", "0.01")
-    report = last_line(
-        graft("train", "tabular/regression", "people.csv", "--target", "price", *small, "--json", cwd=tmp_path)
-    )
+    report = last_line(graft("train", "tabular/regression", "people.csv", "--target", "price", *small, "--json"))
     assert report["metrics"]["rmse"] < 100
     assert report["baselines"][0]["metrics"]["rmse"] > 150
-    said = last_line(graft("predict", report["artifact"], "people.csv", "--json", cwd=tmp_path))["predictions"]
+    said = last_line(graft("predict", report["artifact"], "people.csv", "--json"))["predictions"]
     assert len(said) == 400
     prices = people()["price"].to_numpy()
     assert np.corrcoef([p["prediction"] for p in said], prices)[0, 1] > 0.9
@@ -108,9 +125,11 @@ def test_train_and_predict_a_number(table: Path, tmp_path: Path) -> None:
     ],
     ids=["none", "unknown", "column", "split", "separator"],
 )
-def test_a_users_mistake_is_answered_in_one_line(table: Path, arguments: tuple[str, ...], said: str) -> None:
-    done = graft("train", "tabular/classification", "people.csv", *arguments, cwd=table.parent)
-    assert done.returncode == 2
+def test_a_users_mistake_is_answered_in_one_line(
+    graft: Graft, table: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = graft("train", "tabular/classification", "people.csv", *arguments)
+    assert done.status == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(table.parent.glob("runs/*"))

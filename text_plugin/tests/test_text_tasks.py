@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ import torch
 from click.testing import CliRunner
 
 from graftwork.api import DataError, Learner, OptionError
+from graftwork.cli.main import main
 from graftwork.job import predict
 from graftwork_text import (
     NGram,
@@ -43,12 +45,17 @@ def reviews(count: int = 200) -> list[dict[str, str]]:
     return rows
 
 
-def graft(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "graftwork", *map(str, arguments)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == status, found.stderr
-    assert "Traceback" not in found.stderr
-    return found
+class Result(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+def graft(*arguments: object, status: int = 0) -> Result:
+    """Run a command in this process: what a fresh one costs is imports."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        found = main([str(word) for word in arguments])
+    assert found == status, err.getvalue()
+    return Result(out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

@@ -102,19 +102,6 @@ class TestImport:
         )
         assert run(code) == "True []"
 
-    def test_nothing_global_changes(self):
-        code = (
-            "import random, warnings, os, numpy as np, torch\n"
-            "def state(): return (random.getstate()[1][:3], np.random.get_state()[1].tolist()[:3],"
-            " torch.random.get_rng_state().tolist()[:9], len(warnings.filters), dict(os.environ),"
-            " torch.get_default_dtype(), torch.get_num_threads())\n"
-            "before = state()\n"
-            "from graftwork_vision.all import *\n"
-            "from graftwork_vision.models import BUILDERS\n"
-            "print(state() == before)"
-        )
-        assert run(code) == "True"
-
 
 class TestRecords:
     """What the plugin hands in."""

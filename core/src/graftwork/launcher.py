@@ -19,7 +19,8 @@ def launch(function: Callable[..., Any], *args: Any, processes: int = 2) -> None
 
     Each makes its own Learner; what they train they train together, and the first one writes. What is to stay is
     written by the function (`learn.export(…)`): nothing is returned. A function of a module is sent to fresh
-    processes; one defined in a notebook to copies of this one, which is possible as long as no GPU has been used here.
+    processes; one defined in a notebook or in a program that came by
+    standard input to copies of this one, which is possible as long as no GPU has been used here.
 
     Raises:
         OptionError: fewer than one process, or the function cannot be had in another process.
@@ -46,7 +47,8 @@ def launch(function: Callable[..., Any], *args: Any, processes: int = 2) -> None
 
 def _start_method(function: Callable[..., Any]) -> str:
     """Return "spawn" where a fresh process can import the function, else "fork"."""
-    if function.__module__ != "__main__" or "__file__" in vars(sys.modules["__main__"]):
+    program = vars(sys.modules["__main__"]).get("__file__", "<notebook>")
+    if function.__module__ != "__main__" or os.path.exists(program):  # noqa: PTH110 - a program of standard input is "<stdin>"
         return "spawn"
     if not hasattr(os, "fork"):
         raise OptionError(f"{function.__qualname__} is defined in a notebook; put it into a module and import it")

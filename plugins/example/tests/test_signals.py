@@ -261,7 +261,7 @@ def test_the_whole_job_by_command_line(tmp_path):
     assert [row["prediction"] for row in said] == ["slow", "fast", "slow", "fast"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_killed_goes_on_to_the_same_figures(tmp_path):
     source = write_csv(tmp_path / "waves.csv", *waves(60))
     words = ["train", "signals/classification", str(source), "--epochs", "40", "--device", "cpu", "--noise", "0.1"]
