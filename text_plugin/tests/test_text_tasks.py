@@ -198,9 +198,11 @@ class TestLanguageTask:
         assert report["baseline"]["id"] == "text/n-gram"
         told = graft("evaluate", tmp_path / "run" / "model.graft", path, "--json")
         assert json.loads(told.stdout.splitlines()[-1])["metrics"]["perplexity"] > 1
-        prompts, model = ["", "The film"], tmp_path / "run" / "model.graft"
+        prompts, model = ["", *["The film"] * 7], tmp_path / "run" / "model.graft"
         said = [row["prediction"] for row in predict(model, prompts)[0]]
-        assert said[1].startswith("The film ")
+        assert all(text.startswith(prompt) for text, prompt in zip(said, prompts, strict=True))
+        # A model may end a text at once, but hardly all; which ones differs between versions of torch.
+        assert any(text.startswith("The film ") for text in said)
         told = CliRunner().invoke(generate, [str(model), *prompts, "--json"])
         assert json.loads(told.stdout.splitlines()[-1]) == {"texts": said}
 

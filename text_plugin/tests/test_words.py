@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from graftwork.api import DataError, OptionError
 from graftwork_text.bulk import encode_texts, fit_words
+from graftwork_text.byte_pairs import JOINED
 from graftwork_text.reading import read_texts
 from graftwork_text.rules import spans_of, untokenize, words_of
 from graftwork_text.tokenizers import WordTokenizer, as_tokenizer
@@ -268,14 +269,40 @@ class TestTokenizers:
         for text in self.TEXTS[:3]:
             assert made.text(made.tokens(text)) == text
 
-    @settings(max_examples=40, deadline=None)
-    @given(st.lists(st.text() | st.sampled_from(["xxbos a", "axxunkb", "I'll  \n\n go\u00a0on ", ""]), max_size=4))
+    PARTS = (
+        *SPECIALS,
+        *"xbos' \n",
+        "xx",
+        "xxb",
+        "'s",
+        "I'll  \n\n go\u00a0on ",
+        "good",
+        "1.5",
+        "\ud800",
+        "\0",
+        "👍🏽",
+        "é",
+        "e\u0301",
+        "שלום",
+    )
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(st.text() | st.lists(st.sampled_from(PARTS), max_size=8).map("".join), max_size=6))
     def test_tiktoken_gives_the_same_pieces(self, texts):
         pytest.importorskip("tiktoken")
+        self.check_pieces(texts)
+
+    def check_pieces(self, texts):
         made = self.pieces()
         codes = {word: code for code, word in enumerate(made.vocab)}
         found = made.batch_ids(texts, codes, 0)
         assert [row.tolist() for row in found] == [[codes[t] for t in made.tokens(text)] for text in texts]
+        assert {row.dtype for row in found} <= {np.dtype(np.int32)}
+
+    @pytest.mark.parametrize("count", [0, 1, JOINED, JOINED + 1, 2 * JOINED + 3])
+    def test_tiktoken_gives_the_same_pieces_of_many_texts(self, count):
+        pytest.importorskip("tiktoken")
+        self.check_pieces([("a film ", "", "xxbos", "so x", "xbos\n", " 's xx")[i % 6] * (i % 4) for i in range(count)])
 
     @staticmethod
     @cache

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Table", "find_key", "hashed", "intern", "intern_keys", "new_table", "reserve"]
+__all__ = ["Array", "Table", "find_key", "hashed", "intern", "intern_keys", "leaf", "new_table", "reserve"]
 
 Array = NDArray[Any]
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 LOW: Final = np.uint64(0xFFFFFFFF)
+LEAF: Final[dict[str, Any]] = {"cache": True, "nogil": True, "_nrt": False}
+leaf: Callable[[Kernel], Kernel] = njit(**LEAF)
+"""For kernels that make no array, which numba checks: without its counting of references, an atomic addition for every
+array of every call, on which threads wait for one another. The option is numba's own, not documented. Its files on disk
+do not notice a change of this line: touch the files of the kernels.
+"""
 
 
 class Table(NamedTuple):
@@ -72,7 +80,7 @@ def hashed(buf: Array, a: int, b: int) -> np.uint64:
     return h ^ (h >> np.uint64(29))
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _find(slots: Array, ends: Array, keys: Array, buf: Array, a: int, b: int, h: np.uint64) -> int:
     """Return a key's number, or -1 - the slot where it would go."""
     mask, high = np.uint64(len(slots) - 1), h & ~LOW
@@ -91,7 +99,7 @@ def _find(slots: Array, ends: Array, keys: Array, buf: Array, a: int, b: int, h:
     return -1 - int(at)
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def intern(
     slots: Array, hashes: Array, ends: Array, keys: Array, n: int, buf: Array, a: int, b: int, h: np.uint64
 ) -> int:
@@ -120,7 +128,7 @@ def intern_keys(slots: Array, hashes: Array, ends: Array, keys: Array, n: int, b
     return slots, hashes, ends, keys, n, numbers
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def find_key(slots: Array, ends: Array, keys: Array, buf: Array, a: int, b: int) -> int:
     """Return a key's number, or a number below 0."""
     return int(_find(slots, ends, keys, buf, a, b, hashed(buf, a, b)))

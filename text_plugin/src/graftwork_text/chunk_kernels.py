@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from graftwork_text.byte_table import Array, hashed, intern, reserve
+from graftwork_text.byte_table import Array, hashed, intern, leaf, reserve
 from graftwork_text.word_kernels import BLANK, DIGIT, LOWER, RARE, SPACE, SPECIAL, UPPER, is_latin_blank
 
 __all__ = ["copy_ids", "count_words", "expand", "scan"]
@@ -20,7 +20,7 @@ __all__ = ["copy_ids", "count_words", "expand", "scan"]
 # -- from texts to chunks --------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _is_break(buf: Array, i: int, end: int) -> bool:
     """Say whether `<br />` is here."""
     return (
@@ -29,7 +29,7 @@ def _is_break(buf: Array, i: int, end: int) -> bool:
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _hard_character(buf: Array, i: int, end: int) -> bool:
     """Say whether a byte makes its whole text hard: white space beyond ASCII's usual, a backslash."""
     c = buf[i]
@@ -43,14 +43,14 @@ def _hard_character(buf: Array, i: int, end: int) -> bool:
     return bool(c == 0xE3 and after == 0x80 and i + 2 < end and buf[i + 2] == 0x80)
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _is_wide_space(last: int, middle: int) -> bool:
     if middle == 0x81:
         return last == 0x9F
     return 0x80 <= last <= 0x8A or last == 0xA8 or last == 0xA9 or last == 0xAF
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _starts_apart(buf: Array, a: int, b: int, classes: Array) -> bool:
     """Say whether rewriting puts a space before a chunk."""
     if classes[buf[a]] & SPECIAL:
@@ -64,7 +64,7 @@ def _starts_apart(buf: Array, a: int, b: int, classes: Array) -> bool:
     return same
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _word_end(buf: Array, a: int, b: int, classes: Array) -> int:
     """Return where the letters, digits and underscores at the beginning of a chunk end; beyond ASCII all are."""
     i = a
@@ -73,7 +73,7 @@ def _word_end(buf: Array, a: int, b: int, classes: Array) -> int:
     return i
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _joins_words(buf: Array, a: int, b: int) -> bool:
     """Say whether a chunk is @.@ or @-@, which joins the words around it."""
     return bool(b - a == 3 and buf[a] == 64 and buf[a + 2] == 64)
@@ -164,7 +164,7 @@ def scan(  # noqa: C901 - one pass over the bytes
     return slots, hashes, ends, keys, n, out[:filled].copy(), out_ends, hard
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _said_thrice(buf: Array, a2: int, b2: int, a1: int, b1: int, a: int, b: int, classes: Array) -> bool:
     """Say whether a word may be there three times: twice alone, then at the beginning of a chunk."""
     size = b1 - a1
@@ -182,7 +182,7 @@ def _said_thrice(buf: Array, a2: int, b2: int, a1: int, b1: int, a: int, b: int,
     return alone and (_word_end(buf, a, b, classes) <= a + size or _thrice(buf, a + size, a, b))
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _thrice(buf: Array, i: int, a: int, b: int) -> bool:
     """Say whether one byte is there three times, or something beyond ASCII, of which we are not sure."""
     if i < a or i + 3 > b:
@@ -190,7 +190,7 @@ def _thrice(buf: Array, i: int, a: int, b: int) -> bool:
     return bool((buf[i] == buf[i + 1] and buf[i] == buf[i + 2]) or buf[i] >= 0x80)
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _repeats_on(buf: Array, a1: int, b1: int, a: int, classes: Array) -> bool:
     """Say whether what `xxrep` leaves of a chunk, a number and a character, may be said again by it or the next."""
     last, size = buf[b1 - 1], 1
@@ -220,7 +220,7 @@ def expand(chunks: Array, ends: Array, words: Array, word_ends: Array, bos: int)
     return out, out_ends
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def count_words(ids: Array, counts: Array, first: Array, before: int) -> int:
     """Count words, and note where each was met first; return the number of words seen."""
     for i in range(len(ids)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final, Self, final
 
@@ -88,8 +89,9 @@ class SubwordTokenizer(Tokenizer):
     @cached_property
     def _pairs(self) -> BytePairs | None:
         """What does the same faster, for BPE that was trained here."""
-        own_bpe = self.algorithm == "bpe" and self._own
-        return byte_pairs(self._inner.get_vocab(with_added_tokens=False)) if own_bpe else None
+        if self.algorithm != "bpe" or not self._own:
+            return None
+        return byte_pairs(self._inner.get_vocab(with_added_tokens=False), self._inner.token_to_id(BOS))
 
     @property
     def vocab(self) -> tuple[str, ...] | None:
@@ -137,14 +139,14 @@ class SubwordTokenizer(Tokenizer):
     def batch_ids(self, texts: Sequence[str], codes: Mapping[str, int], unknown: int) -> list[NDArray[np.int32]]:
         """Return the ids of many texts, in threads."""
         sound = [_sound(text) for text in texts]
-        if self._pairs is None:
-            rows: list[Any] = [row.ids for row in self._inner.encode_batch_fast(sound)]
-        else:
-            rows = self._pairs.encode(sound)
-            for at in (at for at, text in enumerate(sound) if not self._pairs.plain(text)):
-                rows[at] = self._inner.encode(sound[at]).ids
-        first = [codes[BOS]] if self._own else []
-        return [np.concatenate([first, row] if len(row) or first else [[unknown]]).astype(np.int32) for row in rows]
+        pairs, first = self._pairs, [codes[BOS]] if self._own else []
+        plain = [pairs is not None and pairs.plain(text) for text in sound]
+        fast = iter(pairs.encode(list(compress(sound, plain))) if pairs else ())
+        others = [text for text, is_plain in zip(sound, plain, strict=True) if not is_plain]
+        slow = iter(self._inner.encode_batch_fast(others))
+        return [
+            next(fast) if is_plain else np.array([*first, *next(slow).ids] or [unknown], np.int32) for is_plain in plain
+        ]
 
     def config(self) -> dict[str, Any]:
         """Return the trained model."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from graftwork_text.byte_table import Array, find_key, hashed, intern, reserve
+from graftwork_text.byte_table import Array, find_key, hashed, intern, leaf, reserve
 
 __all__ = ["CLASSES", "UNITS", "UNIT_LENGTHS", "cut_chunks", "is_latin_blank"]
 
@@ -87,7 +87,7 @@ for _row, _unit in enumerate(_UNITS):
     UNITS[_row, : len(_unit)] = np.frombuffer(_unit.encode(), np.uint8)
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def is_latin_blank(buf: Array, i: int, end: int) -> bool:
     """Say whether U+0085 or U+00A0 is here."""
     return bool(buf[i] == 0xC2 and i + 1 < end and (buf[i + 1] == 0x85 or buf[i + 1] == 0xA0))
@@ -96,7 +96,7 @@ def is_latin_blank(buf: Array, i: int, end: int) -> bool:
 # -- from chunks to words --------------------------------------------------------------------------------------------
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _is_hard(buf: Array, a: int, b: int) -> bool:
     """Say whether a chunk is for `rules`."""
     if b - a > MAX_CHUNK:
@@ -113,7 +113,7 @@ def _is_hard(buf: Array, a: int, b: int) -> bool:
     return False
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _spread(buf: Array, a: int, b: int, out: Array, classes: Array) -> int:
     """Write a chunk as it is rewritten, with spaces around what stands alone; 0x80 is an ellipsis."""
     n, i = 0, a
@@ -142,7 +142,7 @@ def _spread(buf: Array, a: int, b: int, out: Array, classes: Array) -> int:
     return n
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _write_repeated(out: Array, n: int, c: int, size: int) -> int:
     for letter in (32, 120, 120, 114, 101, 112, 32):
         out[n] = letter
@@ -157,7 +157,7 @@ def _write_repeated(out: Array, n: int, c: int, size: int) -> int:
     return n + 4
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _case_mark(s: Array, a: int, b: int, classes: Array) -> int:
     """Lower a word in place; return 2 if it was all capitals, 1 if it began with its only one, else 0."""
     if not classes[s[a]] & UPPER:
@@ -177,7 +177,7 @@ def _case_mark(s: Array, a: int, b: int, classes: Array) -> int:
     return 1 if lower else 2
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _prefix(s: Array, a: int, b: int, classes: Array) -> int:
     """Return how much is cut off at the beginning."""
     c = s[a]
@@ -191,7 +191,7 @@ def _prefix(s: Array, a: int, b: int, classes: Array) -> int:
     return i - a if i - a >= 2 else 0
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _suffix(  # noqa: C901 - one pass over the bytes
     s: Array, a: int, b: int, classes: Array, units: Array, unit_lengths: Array
 ) -> int:
@@ -228,7 +228,7 @@ def _suffix(  # noqa: C901 - one pass over the bytes
     return 0
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _infix(  # noqa: C901 - one pass over the bytes
     s: Array, i: int, a: int, b: int, classes: Array
 ) -> int:
@@ -263,7 +263,7 @@ def _infix(  # noqa: C901 - one pass over the bytes
     return 0
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _exception(known: Any, s: Array, a: int, b: int) -> int:
     """Return the number of an exception, or one below 0; most words begin as none of their length does."""
     likely = known[6]
@@ -272,7 +272,7 @@ def _exception(known: Any, s: Array, a: int, b: int) -> int:
     return int(find_key(known[0], known[1], known[2], s, a, b))
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _cut(  # noqa: C901 - one pass over the bytes
     s: Array, a: int, b: int, cuts: Array, classes: Array, units: Array, unit_lengths: Array, known: Any
 ) -> int:
@@ -316,7 +316,7 @@ def _cut(  # noqa: C901 - one pass over the bytes
     return _rejoin(s, b, cuts, n, known) if n > 1 else n
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _cut_inner(s: Array, first: int, last: int, cuts: Array, n: int, classes: Array) -> int:
     dotted, start, i = False, first, first
     for j in range(first, last):
@@ -335,7 +335,7 @@ def _cut_inner(s: Array, first: int, last: int, cuts: Array, n: int, classes: Ar
     return n
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _write_parts(known: Any, exception: int, begin: int, cuts: Array, n: int) -> int:
     """Write where the parts of an exception begin."""
     parts, part_ends = known[4], known[5]
@@ -345,7 +345,7 @@ def _write_parts(known: Any, exception: int, begin: int, cuts: Array, n: int) ->
     return n
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _rejoin(s: Array, b: int, cuts: Array, n: int, known: Any) -> int:
     """Put together again what is an exception over several words; it is never more parts than it was words."""
     done, i = 0, 0
@@ -429,7 +429,7 @@ def cut_chunks(  # noqa: C901 - one pass over the bytes
     return slots, hashes, ends, keys, n, out[:filled].copy(), out_ends, hard
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _write_blank(chunks: Array, a: int, b: int, out: Array) -> int:
     """Write white space with ▁ for each blank, in UTF-8."""
     n = 0
@@ -443,7 +443,7 @@ def _write_blank(chunks: Array, a: int, b: int, out: Array) -> int:
     return n
 
 
-@njit(cache=True, nogil=True)
+@leaf
 def _write_word(s: Array, a: int, b: int, out: Array) -> int:
     """Write a word in UTF-8."""
     n = 0
