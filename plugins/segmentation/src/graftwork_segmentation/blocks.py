@@ -203,8 +203,8 @@ class MaskTensorBlock(TargetBlock, SpatialBlock):
 
     @property
     def loss_id(self) -> str:
-        """Cross-entropy over the pixels whose class is known."""
-        return "segmentation/cross_entropy"
+        """Cross-entropy over the pixels whose class is known, plus the Dice loss of each picture's classes."""
+        return "segmentation/cross_entropy_dice"
 
     @property
     def metric_ids(self) -> tuple[str, ...]:
