@@ -82,6 +82,10 @@ class Block(Configurable, ABC):
     def show(self, value: Any, ax: Axes) -> None:
         """Draw a value on matplotlib axes; blocks without a picture add a line to the title."""
 
+    def legend(self, values: Sequence[Any]) -> Sequence[tuple[str, str]]:
+        """Name the colours in which `show` draws these values, the most frequent first: names and "#rrggbb"."""
+        return ()
+
     def steps(self) -> BlockSteps:
         """Return the transforms this block needs."""
         return BlockSteps()
