@@ -66,6 +66,12 @@ def lines(root: Path) -> Path:
     return root / "lines.txt"
 
 
+def masks(root: Path) -> Path:
+    from graftwork_segmentation.conformance import write_squares
+
+    return write_squares(root / "squares", count=16)
+
+
 SHARE = float(os.environ.get("GRAFTWORK_KILLS", "0.07"))
 """How much of the killing is done, of cases with at least one; all of it, over fifty processes, takes minutes."""
 SMALL = {"device": "cpu", "deterministic": True, "checkpoint_every": 3, "seed": 5}
@@ -129,6 +135,15 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+MASKS: dict[str, Any] = {
+    "task": "segmentation/semantic",
+    "make": masks,
+    "options": {"size": "32", "augment": "flip", "epochs": 2, "bs": 4},
+    "job": {},
+    "kills": 4,
+}
+
+
 def history(run: Path) -> list[dict[str, str]]:
     with (run / "history.csv").open(encoding="utf-8") as file:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
@@ -136,24 +151,34 @@ def history(run: Path) -> list[dict[str, str]]:
 
 def test_killed_runs_end_in_the_same_bits(tmp_path: Path) -> None:
     """All in one process, which costs its imports once."""
+    cases = {name: case for name, case in CASES.items() if case["kills"] * SHARE >= 1}
+    assert "vision" in cases
+    kill_and_compare(cases, tmp_path, SHARE)
+
+
+@pytest.mark.long
+def test_killed_runs_on_masks_end_in_the_same_bits(tmp_path: Path) -> None:
+    """Masks that follow their pictures, batch norm within a decoder, and runs' folders with pictures of masks."""
+    kill_and_compare({"masks": MASKS}, tmp_path, 1)
+
+
+def kill_and_compare(chosen: dict[str, dict[str, Any]], folder: Path, share: float) -> None:
+    """Have runs killed that often, times `share`, and compare them with one that was left alone."""
     cases = {}
-    for name, case in CASES.items():
-        if case["kills"] * SHARE < 1:
-            continue
-        (tmp_path / name).mkdir()
-        source = str(case["make"](tmp_path / name))
-        kills = math.ceil(case["kills"] * SHARE)
+    for name, case in chosen.items():
+        (folder / name).mkdir()
+        source = str(case["make"](folder / name))
+        kills = math.ceil(case["kills"] * share)
         cases[name] = {**case, "make": None, "source": source, "job": SMALL | case["job"], "seed": 1, "kills": kills}
-    command = [sys.executable, str(HERE / "killing.py"), json.dumps(cases), str(tmp_path)]
+    command = [sys.executable, str(HERE / "killing.py"), json.dumps(cases), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENV)
     assert done.returncode == 0, done.stderr[-5000:]
     killed = json.loads(done.stdout.splitlines()[-1])
     assert killed.keys() == cases.keys()
-    assert "vision" in cases
     for name, runs in killed.items():
         assert sum(runs.values()) >= cases[name]["kills"]
         for run in runs:
-            the_same(tmp_path / name / run, tmp_path / name / "whole")
+            the_same(folder / name / run, folder / name / "whole")
 
 
 def the_same(run: Path, whole: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from graftwork.api import Block, OptionError, Plan, Transform, UnknownName
 from graftwork_vision import (
@@ -32,11 +33,12 @@ from graftwork_vision import (
     Warp,
     Zoom,
     aug_transforms,
+    geometry,
     imagenet_stats,
     warp_labels,
     warp_points,
 )
-from graftwork_vision.geometry import PAD_MODES, shrink_factor, warp_pixels
+from graftwork_vision.geometry import PAD_MODES, SAMPLE_MODES, Size, shrink_factor, warp_pixels
 from graftwork_vision.kernels import Augmenter
 from graftwork_vision.lighting import light
 from graftwork_vision.spatial import Drawn, composed
@@ -135,6 +137,13 @@ def apply(matrix: Tensor, x: float, y: float) -> tuple[float, float]:
     """Return where an output position comes from."""
     moved = matrix[0] @ torch.tensor([x, y, 1.0])
     return float(moved[0] / moved[2]), float(moved[1] / moved[2])
+
+
+def clearly_nearest(grid: Tensor, size: Size) -> Tensor:
+    """Say where positions (B, h, w, 2) are not halfway between two pixels, nor too far off to know: (B, 1, h, w)."""
+    pixels = (grid + 1) * torch.tensor([size[1], size[0]]) / 2
+    away = (pixels - pixels.round()).abs() > 2e-3 * (1 + pixels.abs())
+    return (away & (grid.abs() < 500)).all(-1)[:, None]
 
 
 class TestGeometry:
@@ -271,17 +280,21 @@ class TestOnce:
         assert gap.mean() < 0.01
 
     @settings(deadline=None, max_examples=40)
-    @given(data=st.data(), channels=st.sampled_from([1, 2, 3, 5]), pad=st.sampled_from(PAD_MODES))
-    def test_the_kernel_equals_torch(self, data: st.DataObject, channels: int, pad: Any) -> None:
+    @given(
+        data=st.data(),
+        channels=st.sampled_from([1, 2, 3, 5]),
+        pad=st.sampled_from(PAD_MODES),
+        mode=st.sampled_from(SAMPLE_MODES),
+    )
+    def test_the_kernel_equals_torch(self, data: st.DataObject, channels: int, pad: Any, mode: Any) -> None:
         """Any homography, far outside too, any size and number of channels."""
         sides = [data.draw(st.integers(2, 20)) for _ in range(4)]
-        assume(shrink_factor((sides[0], sides[1]), (sides[2], sides[3])) == 1)
+        assume(mode == "nearest" or shrink_factor((sides[0], sides[1]), (sides[2], sides[3])) == 1)
         entries = st.lists(st.floats(-0.375, 0.375, width=16), min_size=9, max_size=9)
         change = torch.tensor([data.draw(entries) for _ in range(2)]).view(2, 3, 3)
         wild = torch.tensor([1.0, 1.0, 3.0, 1.0, 1.0, 3.0, 1.0, 1.0, 1.0]).view(3, 3)
-        warp = Warp(
-            matrices=torch.eye(3) + change * wild, before=(sides[0], sides[1]), after=(sides[2], sides[3]), pad_mode=pad
-        )
+        before, after = (sides[0], sides[1]), (sides[2], sides[3])
+        warp = Warp(matrices=torch.eye(3) + change * wild, before=before, after=after, pad_mode=pad, mode=mode)
         pixels = noise(2, sides[0], sides[1], channels=channels)
         gains, shifts = torch.tensor([1.0, 1.2]), torch.tensor([0.0, -0.3])
         scale, offset = (
@@ -291,9 +304,45 @@ class TestOnce:
         found = Augmenter()(pixels, warp, gains, shifts, scale, offset)
         lit = light(warp_pixels(pixels.double(), warp) / 255, (gains, shifts))
         wanted = lit * 255 * torch.from_numpy(scale)[:, None, None] + torch.from_numpy(offset)[:, None, None]
+        gap = (found - wanted).abs()
+        if mode == "nearest":
+            grid = geometry._positions(warp.matrices, after, torch.float64)
+            theirs = functional.grid_sample(pixels.double(), grid, "nearest", pad, align_corners=False)
+            clear = clearly_nearest(grid, before)
+            gap = gap.where(clear, 0)
+            assert torch.equal(warp_pixels(pixels, warp).where(clear, 0), theirs.to(torch.uint8).where(clear, 0))
         # Far away a pixel's place is known to some thousandths, and between two bytes lies at most 255.
-        assert (found - wanted).abs().max() < 0.05
-        assert (found - wanted).abs().mean() < 2e-3
+        assert gap.max() < 0.05
+        assert gap.mean() < 2e-3
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+    def test_the_nearest_pixels_are_not_mixed_and_go_where_labels_go(self, dtype: torch.dtype) -> None:
+        codes = torch.randint(0, 3, (6, 40, 30), generator=generator())
+        pixels = (codes * 100).to(torch.uint8)[:, None].expand(6, 3, 40, 30).to(dtype)
+        tfms = aug_transforms(mult=2, max_warp=0.15, max_lighting=0, mode="nearest", pad_mode="border")
+        block = ImageTensorBlock(3, None, "bytes" if dtype == torch.uint8 else "unit")
+        fields = {"x": pixels if dtype == torch.uint8 else pixels / 255, "mask": codes}
+        found = plan(tfms, block, mask=Labels()).encode_batch(dict(fields), generator(2))
+        levels = (found["x"] * 255).round()
+        assert set(levels.unique().tolist()) <= {0.0, 100.0, 200.0}
+        assert (levels[:, 0] == found["mask"] * 100).float().mean() > 0.999
+        assert not torch.equal(found["mask"], codes)
+        mixed = plan([*aug_transforms(mult=2, max_warp=0.15, max_lighting=0)], block).encode_batch(
+            {"x": fields["x"]}, generator(2)
+        )["x"]
+        assert len((mixed * 255).round().unique()) > 50
+
+    def test_ways_of_sampling_are_not_mixed(self) -> None:
+        whole = plan([Rotate(40, p=1.0, mode="nearest"), Zoom(1.5, 1.5, p=1.0)])
+        pixels = noise(2, 16, 16)
+        found = whole.encode_batch({"x": pixels}, generator())["x"]
+        assert (found - one_by_one(whole, pixels)).abs().mean() < 2e-3
+
+    def test_nearest_does_not_average_large_pictures_down(self) -> None:
+        board = ((torch.arange(256)[:, None] // 2 + torch.arange(256) // 2) % 2 * 255).to(torch.uint8)
+        tfms = aug_transforms(size=32, max_lighting=0, mode="nearest")
+        found = plan(tfms).encode_batch({"x": board.expand(2, 3, 256, 256)}, generator())["x"]
+        assert set(found.unique().tolist()) == {0.0, 1.0}
 
     def test_the_kernel_is_used_in_training_and_not_otherwise(self) -> None:
         pixels = noise(4, 20, 24)
@@ -455,6 +504,8 @@ class TestParameters:
             (lambda: aug_transforms(min_scale=0.5), "needs the size"),
             (lambda: aug_transforms(min_scale=0, size=8), "min_scale=0"),
             (lambda: aug_transforms(size=0), "size=0"),
+            (lambda: aug_transforms(mode="bicubic"), "aug_transforms: mode='bicubic' is unknown.*'nearest'"),  # type: ignore[arg-type]
+            (lambda: Flip(mode="linear"), "mode='linear'"),  # type: ignore[arg-type]
             (lambda: Flip(1.5), r"p=1\.5"),
             (lambda: Rotate(200), "max_deg=200"),
             (lambda: Zoom(2, 1), "min_zoom=2"),

@@ -17,15 +17,18 @@ from graftwork.api import Plan
 from graftwork_vision import ImageBlock, Normalize, Resize
 from graftwork_vision.bands import BandsBlock, read_bands
 from graftwork_vision.pictures import open_picture
+from graftwork_vision.png import sixteen_bit_png
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png_of(width: int, height: int, *, bits: int = 8, colour: int = 2, rows: bytes = b"") -> bytes:
+def png_of(
+    width: int, height: int, *, bits: int = 8, colour: int = 2, rows: bytes = b"", interlaced: bool = False
+) -> bytes:
     """Write a PNG by hand: Pillow writes no 16-bit RGB, and none without its pixels."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -39,11 +42,91 @@ def test_sixteen_bit_grey_keeps_its_bits(tmp_path):
     assert np.asarray(open_picture(tmp_path / "a.png", channels=1)).max() == round(values.max() / 257)
 
 
-def test_what_pillow_would_cut_to_eight_bits_is_refused(tmp_path):
-    (tmp_path / "a.png").write_bytes(png_of(5, 4, bits=16, rows=bytes(4 * (1 + 5 * 6))))
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def paeth(left: int, above: int, corner: int) -> int:
+    """Guess as the standard says: what is nearest to left + above - corner, the first of them if several are."""
+    aim = left + above - corner
+    return min((left, above, corner), key=lambda value: abs(aim - value))
+
+
+def filtered(values: np.ndarray, kinds: tuple[int, ...]) -> bytes:
+    """Return the bytes of uint16 values (H, W, C), their rows filtered by one kind after the other."""
+    lines = [list(row.astype(">u2").tobytes()) for row in values]
+    step, rows, before = 2 * values.shape[2], [], [0] * len(lines[0]) if lines else []
+    for number, line in enumerate(lines):
+        kind = kinds[number % len(kinds)]
+        left, corner = [0] * step + line, [0] * step + before
+        guesses = {
+            0: lambda j: 0,
+            1: lambda j, left=left: left[j],
+            2: lambda j, before=before: before[j],
+            3: lambda j, left=left, before=before: (left[j] + before[j]) // 2,
+            4: lambda j, left=left, before=before, corner=corner: paeth(left[j], before[j], corner[j]),
+        }
+        rows.append(bytes([kind, *((byte - guesses[kind](j)) % 256 for j, byte in enumerate(line))]))
+        before = line
+    return b"".join(rows)
+
+
+def sixteen_bits(values: np.ndarray, *, kinds: tuple[int, ...] = (0,), interlaced: bool = False) -> bytes:
+    """Write a PNG of uint16 values (H, W, 2|3|4)."""
+    height, width, channels = values.shape
+    passes = ADAM7 if interlaced else ((0, 0, 1, 1),)
+    parts = [values[y::down, x::across] for x, y, across, down in passes]
+    rows = b"".join(filtered(part, kinds) for part in parts if part.size)
+    colour = {2: 4, 3: 2, 4: 6}[channels]
+    return png_of(width, height, bits=16, colour=colour, rows=rows, interlaced=interlaced)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_a_png_of_several_bands_keeps_its_sixteen_bits(tmp_path, channels):
+    """Pillow alone would cut them to eight."""
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, channels), dtype=np.uint16)
+    (tmp_path / "a.png").write_bytes(sixteen_bits(values))
     for value in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes()):
-        with pytest.raises(ItemError, match="keeps 8 of the 16 bits"):
-            read_bands(value, channels=3, white=65535)
+        bands = read_bands(value, channels=channels)
+        assert np.array_equal(bands, values.astype(np.float32) / np.float32(65535))
+    with pytest.raises(ItemError, match=r"a\.png: 9 bands expected"):
+        read_bands(tmp_path / "a.png", channels=9)
+    with pytest.raises(ItemError, match="more than the limit of 34"):
+        read_bands(tmp_path / "a.png", channels=channels, max_pixels=34)
+    plan = Plan.compile(
+        {"x": ImageBlock(channels=channels, white=10000)}, inputs=["x"], targets=[], item_tfms=[], train=lambda _: ()
+    )
+    pixels = plan.collate([plan.encode({"x": tmp_path / "a.png"})])["x"]
+    expected = torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)[None] / 10000
+    assert torch.allclose(pixels, expected.clamp(max=1))
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (12, 9)])
+def test_all_filters_of_rows_are_undone(size, interlaced):
+    rng = np.random.default_rng(0)
+    for kinds in ((0,), (1,), (2,), (3,), (4,), (4, 3, 2, 1, 0)):
+        values = rng.integers(0, 65536, (*size, 3), dtype=np.uint16)
+        data = sixteen_bits(values, kinds=kinds, interlaced=interlaced)
+        assert np.array_equal(sixteen_bit_png(data, "a"), values), kinds
+        # Pillow keeps the upper bytes, so the file is one that others can read.
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), values >> 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda data: data[: len(data) // 2], "checksum|unpack"),
+        (lambda data: data[:100] + bytes([data[100] ^ 255]) + data[101:], "a checksum does not fit"),
+        (lambda data: data[:33] + chunk(b"IDAT", zlib.compress(b"short")), "buffer"),
+        (lambda data: data[:33] + chunk(b"IDAT", b"no pixels"), "header"),
+        (lambda data: data[:33] + chunk(b"IDAT", zlib.compress(b"\7" * 10000)), "the filter 7"),
+    ],
+)
+def test_broken_ones_of_sixteen_bits_are_named(tmp_path, change, reason):
+    data = sixteen_bits(np.random.default_rng(0).integers(0, 65536, (12, 12, 3), dtype=np.uint16))
+    (tmp_path / "bad.png").write_bytes(change(data))
+    with pytest.raises(ItemError, match=rf"bad\.png: truncated or broken picture \(.*({reason})"):
+        read_bands(tmp_path / "bad.png", channels=3, white=65535)
 
 
 def test_npy_bands_first_or_last_and_white(tmp_path):

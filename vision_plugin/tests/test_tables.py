@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from graftwork import DataError, MultiHotBlock, OptionError, UnknownName
-from graftwork.api import JobOptions, get_host
+from graftwork import DataError, MultiCategoryBlock, MultiHotBlock, OptionError, UnknownName
+from graftwork.api import JobOptions, Plan, get_host, load_learner
 from graftwork.cli.main import main
 from graftwork_vision import ImageMultilabel, ImageRegression
 from graftwork_vision.conformance import write_labels, write_spots
 from graftwork_vision.tables import labels_source, numbers_source
-from graftwork_vision.tasks import ImageMultilabelOptions, ImageRegressionOptions
+from graftwork_vision.tasks import ImageMultilabelOptions, ImageRegressionOptions, parse_threshold
 
 JOB = JobOptions(bs=16, workers=0, device="cpu", precision="fp32")
 
@@ -103,6 +103,67 @@ def test_thresholds_may_differ_by_class():
         get_host().metrics.get("core/f1_multi")(threshold=(0.1, 0.2, 0.3)).update(predicted, target)
     with pytest.raises(OptionError, match="2 thresholds for a vocabulary of 3"):
         MultiHotBlock(("a", "b", "c"), (0.2, 0.8))
+
+
+def test_thresholds_by_name_find_their_places_when_the_vocabulary_is_fitted():
+    block = MultiCategoryBlock(threshold={"b": 0.3})
+    assert MultiCategoryBlock.from_config(json.loads(json.dumps(block.to_config()))) == block
+    plan = Plan.compile({"y": block}, inputs=[], targets=["y"], train=lambda _: iter([["b"], ["a", "c"]]))
+    assert plan.target == MultiHotBlock(("a", "b", "c"), (0.5, 0.3, 0.5))
+    assert MultiCategoryBlock(("a", "b"), {"b": 0.3}) == MultiCategoryBlock(("a", "b"), (0.5, 0.3))
+    assert MultiCategoryBlock(threshold={}).threshold == 0.5
+    with pytest.raises(OptionError, match="'cow', which is none of the 2 classes: 'a', 'b'"):
+        MultiCategoryBlock(("a", "b"), {"cow": 0.3})
+    with pytest.raises(OptionError, match=r"threshold=1\.5 of 'b' is not between"):
+        MultiCategoryBlock(threshold={"b": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("0.4", 0.4),
+        ("cat=0.3", {"cat": 0.3}),
+        ("cat=0.3,dog=.6", {"cat": 0.3, "dog": 0.6}),
+        (" cat = 0.3 , big dog = 0.6", {"cat": 0.3, "big dog": 0.6}),
+        ("salt, pepper=0.3,a=b=0.6", {"salt, pepper": 0.3, "a=b": 0.6}),
+    ],
+)
+def test_thresholds_are_read_from_a_word(text, found):
+    assert parse_threshold(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("high", "neither a number such as 0.5 nor CLASS=NUMBER"),
+        ("", "neither a number"),
+        ("cat=", "neither a number"),
+        ("cat=high", "neither a number"),
+        ("cat=0.3,dog", "neither a number"),
+        ("1.5", r"1\.5 is not between 0 and 1"),
+        ("nan", "nan is not between"),
+        ("cat=0.3,dog=-1", "-1 is not between 0 and 1"),
+        ("cat=0.3,cat=0.4", "names 'cat' twice"),
+    ],
+)
+def test_thresholds_that_are_none_are_refused_before_any_data_is_read(text, reason):
+    with pytest.raises(OptionError, match=reason):
+        ImageMultilabel(ImageMultilabelOptions(threshold=text))
+
+
+def test_thresholds_by_class_from_the_command_line(tmp_path, capsys):
+    source = tmp_path / "s"
+    source.mkdir()
+    write_labels(source)
+    options = ["--bs", "16", "--epochs", "1", "--workers", "0", "--device", "cpu", "--json"]
+    words = ["train", "vision/multilabel", str(source), *options, "--out"]
+    assert main([*words, str(tmp_path / "run"), "--threshold", "red=0.999999"]) in (0, None)
+    assert "f1_multi" in json.loads(capsys.readouterr().out.splitlines()[-1])["metrics"]
+    learn = load_learner(tmp_path / "run" / "model.graft")
+    assert learn.plan.target == MultiHotBlock(("green", "red"), (0.5, 0.999999))
+    assert "red" not in learn.predict(str(next(source.glob("*.png")))).value
+    assert main([*words, str(tmp_path / "other"), "--threshold", "blue=0.3"]) == 2
+    assert "threshold names 'blue', which is none of the 2 classes: 'green', 'red'" in capsys.readouterr().err
 
 
 def test_several_labels_are_learned(tmp_path):

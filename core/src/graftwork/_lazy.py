@@ -35,7 +35,7 @@ _BY_MODULE = {
         "TrainingError UnknownName UserError unknown"
     ),
     "engine": "Engine EngineRun",
-    "figure": "new_figure",
+    "figure": "add_legend new_figure",
     "events": "Callback TrainState",
     "interpret": "ClassificationInterpretation Interpretation",
     "items": "ColReader ItemGetter RegexLabeller get_files parent_label",

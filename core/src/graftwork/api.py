@@ -123,6 +123,7 @@ __all__ = [
     "TransformSpec",
     "UnknownName",
     "UserError",
+    "add_legend",
     "as_metric",
     "evaluating",
     "fields_at",
@@ -175,7 +176,7 @@ if TYPE_CHECKING:
         unknown,
     )
     from graftwork.events import Callback, TrainState
-    from graftwork.figure import new_figure
+    from graftwork.figure import add_legend, new_figure
     from graftwork.interpret import ClassificationInterpretation
     from graftwork.items import ColReader, ItemGetter, RegexLabeller, get_files, parent_label
     from graftwork.learner import Learner

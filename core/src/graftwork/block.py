@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -81,6 +81,10 @@ class Block(Configurable, ABC):
     @abstractmethod
     def show(self, value: Any, ax: Axes) -> None:
         """Draw a value on matplotlib axes; blocks without a picture add a line to the title."""
+
+    def legend(self, values: Sequence[Any]) -> Sequence[tuple[str, str]]:
+        """Name the colours in which `show` draws these values, the most frequent first: names and "#rrggbb"."""
+        return ()
 
     def steps(self) -> BlockSteps:
         """Return the transforms this block needs."""
@@ -161,6 +165,37 @@ class TargetBlock(Block):
 def _titled(ax: Axes, text: str) -> None:
     old = ax.get_title()
     ax.set_title(f"{old}\n{text}" if old else text, fontsize=9)
+
+
+NamedThresholds: TypeAlias = tuple[tuple[Label, float], ...]
+"""Thresholds of some classes by their labels, before their places in the vocabulary are known."""
+
+
+def placed_thresholds(
+    threshold: float | tuple[float, ...] | NamedThresholds, vocab: Sequence[Label], owner: str
+) -> float | tuple[float, ...]:
+    """Return one threshold for all, or one for each class; of those that name some, the others get 0.5.
+
+    Raises:
+        OptionError: naming a label that is no class.
+    """
+    given = dict(_named(threshold))
+    if not given:
+        return cast("float | tuple[float, ...]", threshold)
+    for label in given:
+        if label not in vocab:
+            classes = ", ".join(map(repr, vocab[:12])) + (", …" if len(vocab) > 12 else "")
+            raise OptionError(
+                f"{owner}: threshold names {label!r}, which is none of the {len(vocab)} classes: {classes}"
+            )
+    return tuple(given.get(label, 0.5) for label in vocab)
+
+
+def _named(threshold: float | tuple[float, ...] | NamedThresholds) -> NamedThresholds:
+    """Return the pairs of a label and a number that a threshold consists of; none if it is numbers."""
+    if not isinstance(threshold, tuple):
+        return ()
+    return tuple(pair for pair in threshold if isinstance(pair, tuple))
 
 
 def _check_threshold(threshold: float | tuple[float, ...], vocab: tuple[Label, ...] | None, owner: str) -> None:
@@ -283,17 +318,28 @@ class ClassIndexBlock(TargetBlock):
 class MultiCategoryBlock(Block):
     """Hold several labels out of a few, as a sequence. A vocabulary not given is fitted on the training split.
 
-    A class is predicted whose probability is above the `threshold`, one for all, or with a vocabulary one for each.
+    A class is predicted whose probability is above the `threshold`: one for all, or by name, as in
+    `{"cat": 0.3}` (0.5 for classes it does not name), or with a vocabulary one for each.
     """
 
     id: ClassVar[str] = "core/multi-category"
     vocab: tuple[Label, ...] | None = None
-    threshold: float | tuple[float, ...] = 0.5
+    threshold: float | tuple[float, ...] | NamedThresholds | Mapping[Any, float] = 0.5
 
     def __post_init__(self) -> None:
         """Refuse a vocabulary that names a class twice, and thresholds that do not fit it."""
         check_vocab(self.vocab, self.id)
-        _check_threshold(self.threshold, self.vocab, self.id)
+        threshold = self.threshold
+        if isinstance(threshold, Mapping):
+            threshold = tuple(threshold.items()) or 0.5
+        for label, number in _named(threshold):
+            if not 0 < number < 1:
+                raise OptionError(f"{self.id}: threshold={number} of {label!r} is not between 0 and 1")
+        if self.vocab is not None:
+            threshold = placed_thresholds(threshold, self.vocab, self.id)
+        if not _named(threshold):
+            _check_threshold(cast("float | tuple[float, ...]", threshold), self.vocab, self.id)
+        object.__setattr__(self, "threshold", threshold)
 
     def check(self, value: Any) -> str | None:
         """Return why `value` is no sequence of labels, or None."""
@@ -323,6 +369,7 @@ class MultiCategoryBlock(Block):
         """Encode by value through the vocabulary."""
         from graftwork.transform import MultiCategorize
 
+        assert not isinstance(self.threshold, Mapping)  # pairs by now
         return BlockSteps(closing=(MultiCategorize(vocab=self.vocab, threshold=self.threshold),))
 
 

@@ -13,7 +13,7 @@ from graftwork.dataloader import Loader
 from graftwork.loop import Feed
 from graftwork.markup import table
 from graftwork.objective import Objective
-from graftwork.show import decoded_samples, grid
+from graftwork.show import decoded_samples, grid, name_colours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +58,7 @@ def _side_by_side(samples: list[Sample], guesses: list[Sample]) -> Figure:
     for ax, sample in zip(axes, [s for n, g in zip(samples, guesses, strict=True) for s in (n, n | g)], strict=True):
         for value, block in sample.values():
             block.show(value, ax)
+    name_colours(figure, [*samples, *guesses])
     return figure
 
 

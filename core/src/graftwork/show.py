@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from graftwork.block import Block
     from graftwork.datablock import DataBlock, Datasets
 
-__all__ = ["decoded_samples", "grid", "show_samples", "show_variants", "walk"]
+__all__ = ["decoded_samples", "grid", "name_colours", "show_samples", "show_variants", "walk"]
 
 
 def grid(count: int, *, size: float = 2.2, together: int = 1) -> tuple[Figure, list[Axes]]:
@@ -80,7 +81,22 @@ def _drawn(plan: Plan, fields: Mapping[str, Tensor]) -> Figure:
     for ax, sample in zip(axes, samples, strict=True):
         for value, block in sample.values():
             block.show(value, ax)
+    name_colours(figure, samples)
     return figure
+
+
+def name_colours(figure: Figure, samples: Iterable[Mapping[str, tuple[Any, Any]]]) -> None:
+    """Say below a figure what the colours in decoded samples mean, if their blocks know."""
+    from graftwork.figure import add_legend
+
+    groups: list[tuple[Block, list[Any]]] = []
+    for value, block in (pair for sample in samples for pair in sample.values()):
+        known = next((values for other, values in groups if other == block), None)
+        if known is None:
+            groups.append((block, [value]))
+        else:
+            known.append(value)
+    add_legend(figure, list(dict.fromkeys(pair for block, values in groups for pair in block.legend(values))))
 
 
 def _shape(value: Any) -> str:

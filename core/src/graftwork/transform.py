@@ -21,6 +21,8 @@ from graftwork.block import (
     Configurable,
     MultiCategoryBlock,
     MultiHotBlock,
+    NamedThresholds,
+    placed_thresholds,
 )
 from graftwork.errors import BlockError, DataError
 from graftwork.labels import Label, plain
@@ -195,7 +197,7 @@ class MultiCategorize(Transform):
     id: ClassVar[str] = "core/multi-categorize"
     refuses_unseen: ClassVar[bool] = True
     vocab: tuple[Label, ...] | None = None
-    threshold: float | tuple[float, ...] = 0.5
+    threshold: float | tuple[float, ...] | NamedThresholds = 0.5
 
     def accepts(self, block: Block) -> bool:
         """Work on sequences of labels."""
@@ -207,12 +209,21 @@ class MultiCategorize(Transform):
         return self.vocab is None
 
     def fit(self, values: Iterable[Any], block: Block) -> Self:
-        """Take the sorted distinct labels; raise DataError if there are none."""
-        return replace(self, vocab=_fit_vocab((label for several in values for label in several), block))
+        """Take the sorted distinct labels, and place thresholds by name.
+
+        Raises:
+            DataError: there are no labels.
+            OptionError: a threshold is of a label that does not occur.
+        """
+        vocab = _fit_vocab((label for several in values for label in several), block)
+        return replace(self, vocab=vocab, threshold=placed_thresholds(self.threshold, vocab, block.id))
 
     def out_block(self, block: Block) -> Block:
         """Give multi-hot vectors."""
-        return MultiHotBlock(self.vocab or (), self.threshold)
+        if self.vocab is None:
+            # Of thresholds too, places are known when it is fitted.
+            return MultiHotBlock((), 0.5 if isinstance(self.threshold, tuple) else self.threshold)
+        return MultiHotBlock(self.vocab, placed_thresholds(self.threshold, self.vocab, block.id))
 
     def bind(self, block: Block) -> Bound:
         """Look labels up by value; decoding gives them in the vocabulary's order."""

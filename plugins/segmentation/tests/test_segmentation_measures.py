@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from graftwork.api import DataError, Loss, Metric, OptionError
 from graftwork_segmentation import (
     Combined,
+    CrossEntropyDice,
     DiceLoss,
     LovaszSoftmax,
     PixelCrossEntropy,
@@ -29,7 +30,7 @@ from graftwork_segmentation import (
 )
 from graftwork_segmentation.blocks import VOID
 
-LOSSES = [PixelCrossEntropy(), PixelFocal(), DiceLoss(), Tversky(), LovaszSoftmax(), Combined()]
+LOSSES = [PixelCrossEntropy(), PixelFocal(), DiceLoss(), Tversky(), LovaszSoftmax(), Combined(), CrossEntropyDice()]
 PREDICTED, TARGET = torch.tensor([[[0, 1], [1, 2]]]), torch.tensor([[[0, 1], [2, 2]]])
 
 
@@ -158,6 +159,65 @@ def test_regions_cost_what_their_definitions_say() -> None:
     assert Tversky(0.25, 1.0)(raw, target) == pytest.approx(1 - (1 + 1 / 1.25 + 1 / 2) / 3, abs=1e-5)
 
 
+def test_cross_entropy_plus_dice_has_the_value_worked_out_by_hand() -> None:
+    # Two pixels of two classes, of probabilities 3/4 and 1/2 for the actual one; the third pixel is void.
+    raw = torch.tensor([[[[math.log(3), 0.0, 9.0]], [[0.0, 0.0, -9.0]]]])
+    target = torch.tensor([[[0, 1, VOID]]])
+    entropy = -(math.log(3 / 4) + math.log(1 / 2)) / 2
+    # Dice of class 0: 2 * 3/4 over (3/4 + 1/2) + 1; of class 1: 2 * 1/2 over (1/4 + 1/2) + 1.
+    dice = 1 - (1.5 / 2.25 + 1 / 1.75) / 2
+    assert CrossEntropyDice()(raw, target) == pytest.approx(entropy + dice, rel=1e-6)
+    assert CrossEntropyDice(0.5)(raw, target) == pytest.approx(entropy + dice / 2, rel=1e-6)
+    assert CrossEntropyDice(0.0)(raw, target) == pytest.approx(entropy, rel=1e-6)
+
+
+@pytest.mark.parametrize("weight", [None, (0.1, 1.0, 2.0, 0.5)])
+def test_cross_entropy_plus_dice_is_the_sum_of_both(weight: tuple[float, ...] | None) -> None:
+    raw, target = random_pair(3)
+    both, entropy, dice = CrossEntropyDice(2.0, weight=weight), PixelCrossEntropy(weight=weight), DiceLoss()
+    assert torch.equal(both(raw, target), entropy(raw, target) + 2 * dice(raw, target))
+    assert torch.equal(both.per_item(raw, target), entropy.per_item(raw, target) + 2 * dice.per_item(raw, target))
+    other = CrossEntropyDice(ignore_index=3)
+    known = torch.where(target == VOID, 3, target)
+    assert torch.equal(other(raw, known), CrossEntropyDice()(raw, torch.where(known == 3, VOID, known)))
+
+
+def test_classes_that_a_picture_lacks_neither_raise_nor_lower_its_dice() -> None:
+    target = torch.tensor([[[0, 0], [1, 1]]])
+    right = 60 * sure(target, 3)
+    assert DiceLoss()(60 * sure(target, 9), target) == pytest.approx(float(DiceLoss()(right, target)), abs=1e-6)
+    # Half of class 1 goes to one class, or to two, that the picture lacks: of classes 0 and 1, Dice is 1 and 2/3.
+    wrong = torch.tensor([[[0, 0], [1, 2]]])
+    assert DiceLoss()(60 * sure(wrong, 3), target) == pytest.approx(1 - (1 + 2 / 3) / 2, abs=1e-5)
+    # A picture in which a class is missing costs what it costs alone, whatever its neighbours have.
+    pair = torch.cat([target, torch.full((1, 2, 2), 2)])
+    raw = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    assert CrossEntropyDice().per_item(raw, pair)[0] == pytest.approx(float(CrossEntropyDice()(raw[:1], target)))
+
+
+def test_sums_over_regions_are_exact_for_outputs_in_bfloat16_and_slopes_are_finite() -> None:
+    target = (torch.arange(96 * 96).view(1, 96, 96) % 3 == 0).long()
+    raw = torch.stack([torch.full((1, 96, 96), 0.25), torch.full((1, 96, 96), -0.25)], 1)  # exact in bfloat16
+    half = raw.bfloat16().requires_grad_()
+    loss = CrossEntropyDice()(half, target)
+    assert loss.dtype == torch.float32
+    assert float(loss.detach()) == pytest.approx(float(CrossEntropyDice()(raw.double().float(), target)), rel=1e-6)
+    loss.backward()
+    assert half.grad is not None
+    assert half.grad.isfinite().all()
+    assert half.grad.ne(0).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert float(CrossEntropyDice()(half.detach(), target)) == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+def test_outputs_as_large_as_they_come_have_finite_slopes() -> None:
+    raw, target = random_pair(5)
+    raw = (1e4 * raw).requires_grad_()
+    CrossEntropyDice()(raw, target).backward()
+    assert raw.grad is not None
+    assert raw.grad.isfinite().all()
+
+
 def test_a_padded_picture_does_not_change_what_others_cost() -> None:
     raw, target = random_pair(void=0.0)
     for loss in LOSSES:
@@ -171,6 +231,11 @@ def test_losses_refuse_shapes_that_do_not_fit_and_parameters_that_cannot_be() ->
         DiceLoss()(raw, target[:, 0])
     with pytest.raises(DataError, match="int32"):
         PixelCrossEntropy()(raw, target.int())
-    for make in (lambda: PixelFocal(-1.0), lambda: Tversky(0.0, 0.0), lambda: Combined(share=-1.0)):
+    for make in (
+        lambda: PixelFocal(-1.0),
+        lambda: Tversky(0.0, 0.0),
+        lambda: Combined(share=-1.0),
+        lambda: CrossEntropyDice(math.nan),
+    ):
         with pytest.raises(OptionError):
             make()

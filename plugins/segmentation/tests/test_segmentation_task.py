@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from graftwork.api import FreezeError, Learner, OptionError
-from graftwork_segmentation import SegmentationDataLoaders, SegmentationInterpretation, unet_learner
+from graftwork_segmentation import CrossEntropyDice, SegmentationDataLoaders, SegmentationInterpretation, unet_learner
 from graftwork_segmentation.baselines import ColourLogistic, MostFrequent
 from graftwork_segmentation.conformance import write_squares
 from graftwork_segmentation.sources import picture_size
@@ -74,6 +74,10 @@ def test_options_choose_the_data_and_the_model(source: Path) -> None:
     learn = task.learner(data, job)
     assert learn.model_id == "segmentation/fpn"
     assert type(learn.objective.losses["y"]).__name__ == "LovaszSoftmax"
+    assert type(SemanticSegmentation(SemanticSegmentationOptions()).learner(data, job).objective.losses["y"]) is (
+        CrossEntropyDice
+    )
+    assert type(unet_learner(data, weights=None, progress=False).objective.losses["y"]) is CrossEntropyDice
     assert data.plan.target.void == 2
     assert data.plan.target.size == (32, 32)
     assert any("32x32" in note for note in task.notes())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from graftwork.api import OptionError, Transform
-from graftwork_vision.geometry import PadMode, Size
+from graftwork_vision.geometry import PadMode, SampleMode, Size, check_mode
 from graftwork_vision.lighting import Brightness, Contrast
 from graftwork_vision.spatial import (
     MOST_WARP,
@@ -40,6 +40,7 @@ def aug_transforms(
     xtra_tfms: Sequence[Transform] | Transform = (),
     *,
     size: int | Size | None = None,
+    mode: SampleMode = "bilinear",
     pad_mode: PadMode = "reflection",
     batch: bool = False,
     min_scale: float = 1.0,
@@ -49,8 +50,9 @@ def aug_transforms(
     `mult` multiplies max_rotate, max_lighting and max_warp. `flip_vert` flips and turns by quarters in all eight ways.
     Geometry happens with probability `p_affine` each (flips: 0.5), brightness and contrast with `p_lighting` each. With
     `size` pictures get it, and with `min_scale` below 1 as a random crop of at least that share, which needs it;
-    outside training nothing happens but that, with the centre for the crop. `batch` draws the same numbers for all
-    pictures of a batch. `xtra_tfms` come last.
+    outside training nothing happens but that, with the centre for the crop. `mode` is how
+    pixels are sampled: "bilinear", or "nearest" for pictures whose values must not be mixed (masks and other labels
+    never are). `batch` draws the same numbers for all pictures of a batch. `xtra_tfms` come last.
 
     All geometry samples the pixels once, all lighting is one pass, and on the CPU both are one with normalising.
 
@@ -67,19 +69,21 @@ def aug_transforms(
         raise OptionError(f"{OWNER}: min_scale={min_scale} must be above 0 and at most 1")
     if min_scale < 1 and size is None:
         raise OptionError(f"{OWNER}: min_scale={min_scale} crops, which needs the size that crops get: size=224")
+    check_mode(OWNER, mode)
+    ways: dict[str, Any] = {"pad_mode": pad_mode, "batch": batch, "mode": mode}
     found: list[Transform] = []
     if min_scale < 1:
-        found.append(RandomResizedCropGPU(size, min_scale=min_scale, ratio=(1.0, 1.0), pad_mode=pad_mode, batch=batch))
+        found.append(RandomResizedCropGPU(size, min_scale=min_scale, ratio=(1.0, 1.0), **ways))
         size = None
     if do_flip:
         flip = Dihedral if flip_vert else Flip
-        found.append(flip(0.5, size=size, pad_mode=pad_mode, batch=batch))
+        found.append(flip(0.5, size=size, **ways))
     if warp:
-        found.append(Perspective(warp, p=p_affine, size=size, pad_mode=pad_mode, batch=batch))
+        found.append(Perspective(warp, p=p_affine, size=size, **ways))
     if rotate:
-        found.append(Rotate(rotate, p=p_affine, size=size, pad_mode=pad_mode, batch=batch))
+        found.append(Rotate(rotate, p=p_affine, size=size, **ways))
     if min_zoom < 1 or max_zoom > 1 or (size is not None and not found):
-        found.append(Zoom(min_zoom, max_zoom, p=p_affine, size=size, pad_mode=pad_mode, batch=batch))
+        found.append(Zoom(min_zoom, max_zoom, p=p_affine, size=size, **ways))
     if lighting:
         found.append(Brightness(lighting, p=p_lighting, batch=batch))
         found.append(Contrast(lighting, p=p_lighting, batch=batch))

@@ -1,4 +1,4 @@
-"""Pictures of any number of bands and of more than 8 bits: TIFF, 16-bit grey PNG, .npy.
+"""Pictures of any number of bands and of more than 8 bits: TIFF, 16-bit PNG, .npy.
 
 Values become float32 from 0 to 1. What counts as 1 is `white`: by default 255 of 8-bit values, 65535 of 16-bit ones, 1
 of floats. What is above is cut off.
@@ -141,11 +141,8 @@ def _arrayed(value: Any, name: str, max_pixels: int) -> np.ndarray[Any, Any]:
     if isinstance(source, Path) and source.suffix.lower() in _TIFF:
         return _tiff(source, name, max_pixels)
     with opened_file(source, name, max_pixels=max_pixels) as opened:
-        if opened.format == "PNG" and opened.mode in ("RGB", "RGBA") and _has_sixteen_bits(source):
-            raise ItemError(
-                f"{name}: Pillow keeps 8 of the 16 bits of a PNG of several bands; save it as .npy or TIFF, or take "
-                "8 bits with ImageBlock(channels=3)"
-            )
+        if opened.format == "PNG" and opened.mode in ("LA", "RGB", "RGBA") and _has_sixteen_bits(source):
+            return _sixteen_bits(source, name)
         return _of_picture(opened, name)
 
 
@@ -165,6 +162,13 @@ def _has_sixteen_bits(source: Path | BytesIO) -> bool:
         return source.getvalue()[24:25] == b"\x10"
     with source.open("rb") as file:
         return file.read(25)[24:] == b"\x10"
+
+
+def _sixteen_bits(source: Path | BytesIO, name: str) -> np.ndarray[Any, Any]:
+    """Decode a PNG of several bands of 16 bits, of which Pillow keeps 8."""
+    from graftwork_vision.png import sixteen_bit_png
+
+    return sixteen_bit_png(source.getvalue() if isinstance(source, BytesIO) else source.read_bytes(), name)
 
 
 def _tiff(path: Path, name: str, max_pixels: int) -> np.ndarray[Any, Any]:

@@ -7,7 +7,7 @@ outermost pixels (torch's `align_corners=False`). So they mean the same place wh
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Self, get_args
 
 import torch
@@ -16,12 +16,15 @@ from torch.nn import functional
 
 from graftwork.api import Block, OptionError, unknown
 
-__all__ = ["PadMode", "Size", "SpatialBlock", "Warp", "warp_labels", "warp_pixels", "warp_points"]
+__all__ = ["PadMode", "SampleMode", "Size", "SpatialBlock", "Warp", "warp_labels", "warp_pixels", "warp_points"]
 
 Size = tuple[int, int]
 PadMode = Literal["reflection", "border", "zeros"]
 
+SampleMode = Literal["bilinear", "nearest"]
+
 PAD_MODES: Final = get_args(PadMode)
+SAMPLE_MODES: Final = get_args(SampleMode)
 # How far off the horizon a position must be: one beyond it would come from behind the camera.
 _HORIZON: Final = 1e-4
 
@@ -31,20 +34,23 @@ class Warp:
     """Be a geometric change of a batch of pictures: for each, where an output pixel comes from in the input.
 
     `matrices` (B, 3, 3) float32 are homographies from output to input positions; sizes are (height, width).
-    `pad_mode` says what lies outside: "reflection", "border" (the edge repeated) or "zeros".
+    `pad_mode` says what lies outside: "reflection", "border" (the edge repeated) or "zeros". `mode` says how pixels are
+    sampled: "bilinear", or "nearest", which mixes nothing and makes no new values; labels are always nearest.
     """
 
     matrices: Tensor
     before: Size
     after: Size
     pad_mode: PadMode = "reflection"
+    mode: SampleMode = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse other shapes and unknown pad modes."""
+        """Refuse other shapes and unknown modes."""
         if self.matrices.ndim != 3 or self.matrices.shape[1:] != (3, 3):
             raise OptionError(f"Warp: matrices of shape (B, 3, 3) expected, not {tuple(self.matrices.shape)}")
         if self.pad_mode not in PAD_MODES:
             raise unknown("pad mode", self.pad_mode, PAD_MODES)
+        check_mode("Warp", self.mode)
 
     @property
     def inverse(self) -> Tensor:
@@ -59,7 +65,15 @@ class Warp:
         """Return the change with its matrices on `device`."""
         if self.matrices.device == device:
             return self
-        return Warp(matrices=self.matrices.to(device), before=self.before, after=self.after, pad_mode=self.pad_mode)
+        return replace(self, matrices=self.matrices.to(device))
+
+
+def check_mode(owner: str, mode: str) -> None:
+    """Refuse a way of sampling that is none, by name."""
+    if mode not in SAMPLE_MODES:
+        raise OptionError(
+            f"{owner}: mode={mode!r} is unknown; pixels are sampled {' or '.join(map(repr, SAMPLE_MODES))}"
+        )
 
 
 class SpatialBlock(Block):
@@ -75,12 +89,14 @@ class SpatialBlock(Block):
 
 
 def warp_pixels(pixels: Tensor, warp: Warp) -> Tensor:
-    """Sample pictures (B, C, H, W) bilinearly; what they are made of (bytes, half precision, …) stays.
+    """Sample pictures (B, C, H, W) as the warp says; what they are made of (bytes, half precision, …) stays.
 
-    Positions are computed in float32 in any case. Pictures at least four times as large as the result are averaged
-    down to twice its size first.
+    Positions are computed in float32 in any case. Sampled bilinearly, pictures at least four times as large as the
+    result are averaged down to twice its size first.
     """
     moved = warp.to(pixels.device)
+    if warp.mode == "nearest":
+        return _nearest_pixels(pixels, moved, 0)
     source = shrunk(pixels if pixels.dtype == torch.float64 else pixels.float(), warp.after)
     grid = _positions(moved.matrices, warp.after, source.dtype)
     sampled = functional.grid_sample(source, grid, "bilinear", warp.pad_mode, align_corners=False)
@@ -104,13 +120,19 @@ def shrink_factor(before: Size, after: Size) -> int:
 
 def warp_labels(labels: Tensor, warp: Warp, *, outside: int) -> Tensor:
     """Sample integers (B, H, W) at the nearest pixel; with pad mode "zeros", `outside` is what lies outside."""
-    height, width = labels.shape[-2:]
-    grid = _positions(warp.to(labels.device).matrices, warp.after, torch.float32)
+    return _nearest_pixels(labels[:, None], warp.to(labels.device), outside)[:, 0]
+
+
+def _nearest_pixels(pixels: Tensor, warp: Warp, outside: int) -> Tensor:
+    """Take the nearest pixel of (B, C, H, W) for every place; halfway between two it is the lower or right one."""
+    height, width = pixels.shape[-2:]
+    grid = _positions(warp.matrices, warp.after, torch.float32)
     columns, rows = _nearest(grid[..., 0], width), _nearest(grid[..., 1], height)
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     place = _folded(rows, height, warp.pad_mode) * width + _folded(columns, width, warp.pad_mode)
-    sampled = labels.flatten(1).gather(1, place.flatten(1)).view_as(place)
-    return torch.where(inside, sampled, outside) if warp.pad_mode == "zeros" else sampled
+    every = place.flatten(1)[:, None].expand(-1, pixels.shape[1], -1)
+    sampled = pixels.flatten(2).gather(2, every).view(*pixels.shape[:2], *warp.after)
+    return torch.where(inside[:, None], sampled, outside) if warp.pad_mode == "zeros" else sampled
 
 
 def _nearest(positions: Tensor, count: int) -> Tensor:

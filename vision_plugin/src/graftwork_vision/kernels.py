@@ -119,6 +119,21 @@ def _pixels(size: Any, at: Any, right: Any, down: Any) -> None:
 
 
 @kernel
+def _to_nearest(right: Any, down: Any) -> None:
+    """Make shares of the pixels right and below none or all; halfway is all."""
+    for j in range(len(right)):
+        right[j], down[j] = ONE if right[j] >= HALF else ZERO, ONE if down[j] >= HALF else ZERO
+
+
+@kernel
+def _mark_outside(at: Any, right: Any, down: Any, xs: Any, ys: Any) -> None:
+    """Replace by -1 the pixels of positions (xs, ys) outside the picture, and have nothing mixed there."""
+    for j in range(len(at)):
+        if not (xs[j] >= -ONE and ys[j] >= -ONE and xs[j] < ONE and ys[j] < ONE):
+            at[j], right[j], down[j] = I32(-1), -TWO, -TWO
+
+
+@kernel
 def _mark_faded(size: Any, at: Any, right: Any, down: Any, xs: Any, ys: Any) -> None:
     """Replace by -1 the pixels of positions (xs, ys) that nothing surrounds on some side, and leave these there."""
     high, wide = F32(size[0]), F32(size[1])
@@ -221,7 +236,9 @@ def _tiled(numbers: Any, count: Any) -> Any:
 
 
 @kernel
-def _placed(matrix: Any, y: Any, xs: Any, size: Any, pad: Any, at: Any, right: Any, down: Any, beyond: Any) -> None:
+def _placed(
+    matrix: Any, y: Any, xs: Any, size: Any, pad: Any, nearest: Any, at: Any, right: Any, down: Any, beyond: Any
+) -> None:
     """Find for a row of the result what it is mixed of; `beyond` (2, width) is for places that nothing surrounds."""
     _positions(matrix, y, xs, right, down)
     if pad == REFLECTION:
@@ -231,13 +248,17 @@ def _placed(matrix: Any, y: Any, xs: Any, size: Any, pad: Any, at: Any, right: A
         for j in range(len(xs)):
             beyond[0, j], beyond[1, j] = right[j], down[j]
     _pixels(size, at, right, down)
-    if pad == ZEROS:
+    if nearest:
+        _to_nearest(right, down)
+        if pad == ZEROS:
+            _mark_outside(at, right, down, beyond[0], beyond[1])
+    elif pad == ZEROS:
         _mark_faded(size, at, right, down, beyond[0], beyond[1])
 
 
 @kernel
 def augment(
-    pixels: Any, matrices: Any, pad: Any, gains: Any, shifts: Any, scale: Any, offset: Any, result: Any,
+    pixels: Any, matrices: Any, pad: Any, nearest: Any, gains: Any, shifts: Any, scale: Any, offset: Any, result: Any,
     first: Any, last: Any,
 ) -> None:  # fmt: skip
     """Make pictures `first` to `last` of `result` (B, h, w, C) float32 of `pixels` (B, H, W, C) bytes."""
@@ -253,7 +274,7 @@ def augment(
         if lit:
             _table(gains[b], shifts[b], table)
         for i in range(height):
-            _placed(matrices[b], ys[i], xs, size, pad, at, right, down, beyond)
+            _placed(matrices[b], ys[i], xs, size, pad, nearest, at, right, down, beyond)
             if channels == 3:
                 _colours(pixels[b], at, right, down, levels)
             else:
@@ -276,8 +297,9 @@ class Augmenter:
     ) -> Tensor:
         """Return float32 pictures (B, C, h, w), channels last, of bytes (B, C, H, W) of at least 2x2.
 
-        They are sampled by the warp; levels v from 0 to 1 become sigmoid(gain * logit(v) + shift), then
-        v * scale + offset by channel. Gains and shifts are (B,), scale and offset (C,).
+        They are sampled by the warp, bilinearly or at the nearest pixels; levels v from 0 to 1 become
+        sigmoid(gain * logit(v) + shift), then v * scale + offset by channel. Gains and shifts are (B,), scale and
+        offset (C,).
         """
         count, channels = pixels.shape[:2]
         result = self._memory.take((count, *warp.after, channels))
@@ -286,6 +308,7 @@ class Augmenter:
             np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy()),
             warp.matrices.contiguous().numpy(),
             PAD_MODES.index(warp.pad_mode),
+            warp.mode == "nearest",
             gains.contiguous().numpy(),
             shifts.contiguous().numpy(),
             scale,

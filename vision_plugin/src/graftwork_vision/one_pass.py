@@ -84,5 +84,5 @@ class _FromBytes:
 def _suits(pixels: Tensor, warp: Warp | None) -> bool:
     """Say whether the kernel can do it: bytes on the CPU, of at least 2x2, that need not be averaged down first."""
     size = (pixels.shape[2], pixels.shape[3])
-    shrinks = warp is not None and shrink_factor(size, warp.after) > 1
+    shrinks = warp is not None and warp.mode == "bilinear" and shrink_factor(size, warp.after) > 1
     return pixels.device.type == "cpu" and pixels.dtype == torch.uint8 and min(size) > 1 and not shrinks

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from graftwork.api import Block, Bound, Fused, OptionError, PlanError, Transform, unknown
-from graftwork_vision.geometry import PAD_MODES, PadMode, Size, SpatialBlock, Warp
+from graftwork_vision.geometry import PAD_MODES, PadMode, SampleMode, Size, SpatialBlock, Warp, check_mode
 from graftwork_vision.transforms import as_size
 
 __all__ = [
@@ -68,7 +68,7 @@ class SpatialTransform(Transform):
     """Move the pictures of a batch and all that lies in them, each by numbers of its own.
 
     Subclasses say how many `draws` a picture needs and make matrices of them. Give pictures `size` on the way;
-    `batch` draws one set of numbers for all.
+    `batch` draws one set of numbers for all; `mode` says how pixels are sampled, "bilinear" or "nearest".
     """
 
     stage = "batch"
@@ -79,6 +79,7 @@ class SpatialTransform(Transform):
     size: int | Size | None = field(default=None, kw_only=True)
     pad_mode: PadMode = field(default="reflection", kw_only=True)
     batch: bool = field(default=False, kw_only=True)
+    mode: SampleMode = field(default="bilinear", kw_only=True)
 
     def __post_init__(self) -> None:
         """Make the size (height, width), and refuse impossible values by name."""
@@ -87,6 +88,7 @@ class SpatialTransform(Transform):
             object.__setattr__(self, "size", as_size(self.size, self.id))
         if self.pad_mode not in PAD_MODES:
             raise unknown("pad mode", self.pad_mode, PAD_MODES)
+        check_mode(self.id, self.mode)
 
     @abstractmethod
     def matrices(self, numbers: Tensor | None, size: Size) -> Tensor | None:
@@ -144,9 +146,9 @@ def leading(tfms: Sequence[Transform], kind: type[T]) -> list[T]:
 
 
 def spatial_run(tfms: Sequence[Transform]) -> list[SpatialTransform]:
-    """Return the transforms at the beginning that can be done by one sampling: one way of padding."""
+    """Return the transforms at the beginning that can be done by one sampling: one way of padding and of sampling."""
     run = leading(tfms, SpatialTransform)  # type: ignore[type-abstract]
-    return list(takewhile(lambda tfm: tfm.pad_mode == run[0].pad_mode, run))
+    return list(takewhile(lambda tfm: (tfm.pad_mode, tfm.mode) == (run[0].pad_mode, run[0].mode), run))
 
 
 def moved(run: Sequence[SpatialTransform], params: Sequence[Drawn | None], column: Tensor, block: Block) -> Tensor:
@@ -170,7 +172,7 @@ def composed(run: Sequence[SpatialTransform], params: Sequence[Drawn | None], co
             return None
         total = torch.eye(3, device=column.device)[None]
     matrices = total.to(column.device).expand(len(column), 3, 3)
-    return Warp(matrices=matrices, before=before, after=after, pad_mode=run[0].pad_mode)
+    return Warp(matrices=matrices, before=before, after=after, pad_mode=run[0].pad_mode, mode=run[0].mode)
 
 
 def _size_of(column: Tensor, params: Sequence[Drawn | None]) -> Size:

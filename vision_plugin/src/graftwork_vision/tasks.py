@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from graftwork.api import option
+from graftwork.api import OptionError, option
 from graftwork_vision.picture_task import PictureOptions, PictureTask, parse_size
 
 if TYPE_CHECKING:
@@ -73,7 +74,10 @@ class ImageMultilabelOptions(PictureOptions):
     label_delim: str = option(
         "auto", "What stands between labels; auto is the one of ; | , and blank that occurs most often."
     )
-    threshold: float = option(0.5, "Probability above which a label is given.")
+    threshold: str = option(
+        "0.5",
+        "Probability above which a label is given: a number for all, or cat=0.3,dog=0.6 for some, 0.5 for others.",
+    )
 
 
 class ImageMultilabel(PictureTask):
@@ -81,6 +85,11 @@ class ImageMultilabel(PictureTask):
 
     id: ClassVar[str] = "vision/multilabel"
     Options: ClassVar[type] = ImageMultilabelOptions
+
+    def __init__(self, options: ImageMultilabelOptions) -> None:
+        """Refuse thresholds that are none before any work is done."""
+        super().__init__(options)
+        self._threshold = parse_threshold(str(options.threshold))
 
     def read(self, source: Path) -> Samples:
         """Read a table of pictures and their labels."""
@@ -92,14 +101,16 @@ class ImageMultilabel(PictureTask):
         """Return a block of several labels."""
         from graftwork.api import MultiCategoryBlock
 
-        return MultiCategoryBlock(threshold=self.options.threshold)
+        return MultiCategoryBlock(threshold=self._threshold)
 
     def learner(self, data: DataLoaders, job: JobOptions) -> Learner:
         """Return a learner that measures F1 and the area under the curve too."""
-        from graftwork.api import as_metric, get_host
+        from graftwork.api import MultiHotBlock, as_metric, get_host
         from graftwork_vision.learner import vision_learner
 
-        threshold, auc = self.options.threshold, as_metric("core/roc_auc_multi")
+        target, auc = data.plan.target, as_metric("core/roc_auc_multi")
+        assert isinstance(target, MultiHotBlock)
+        threshold = target.threshold
         return vision_learner(
             data,
             self._model(data) if job.model == "auto" else job.model,
@@ -108,6 +119,39 @@ class ImageMultilabel(PictureTask):
             runtime=job.runtime(channels_last=True),
             seed=job.seed,
         )
+
+
+def parse_threshold(text: str) -> float | dict[str, float]:
+    """Read "0.5", or "cat=0.3,dog=0.6" as thresholds by class; a class's name may hold commas and equals signs.
+
+    Raises:
+        OptionError: it is neither, names a class twice, or has a number that is not between 0 and 1.
+    """
+    named = re.findall(r"(.+?)=([^=,]*)(?:,|$)", text)
+    if not named:
+        return _share(text, text)
+    if re.sub(r"(.+?)=([^=,]*)(?:,|$)", "", text):
+        raise _no_threshold(text)
+    found: dict[str, float] = {}
+    for name, number in ((name.strip(), number) for name, number in named):
+        if name in found:
+            raise OptionError(f"threshold={text!r} names {name!r} twice")
+        found[name] = _share(number, text)
+    return found
+
+
+def _share(number: str, text: str) -> float:
+    try:
+        value = float(number)
+    except ValueError:
+        raise _no_threshold(text) from None
+    if not 0 < value < 1:
+        raise OptionError(f"threshold={text!r}: {number.strip()} is not between 0 and 1, as a probability is")
+    return value
+
+
+def _no_threshold(text: str) -> OptionError:
+    return OptionError(f"threshold={text!r} is neither a number such as 0.5 nor CLASS=NUMBER such as cat=0.3,dog=0.6")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

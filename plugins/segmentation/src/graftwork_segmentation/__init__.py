@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 __all__ = [
     "ColourLogistic",
     "Combined",
+    "CrossEntropyDice",
     "DecodeMask",
     "DiceLoss",
     "DynamicUnet",
@@ -47,7 +48,15 @@ if TYPE_CHECKING:
     from graftwork_segmentation.dynamic import DynamicUnet
     from graftwork_segmentation.interpret import SegmentationInterpretation
     from graftwork_segmentation.learner import unet_learner
-    from graftwork_segmentation.losses import Combined, DiceLoss, LovaszSoftmax, PixelCrossEntropy, PixelFocal, Tversky
+    from graftwork_segmentation.losses import (
+        Combined,
+        CrossEntropyDice,
+        DiceLoss,
+        LovaszSoftmax,
+        PixelCrossEntropy,
+        PixelFocal,
+        Tversky,
+    )
     from graftwork_segmentation.metrics import (
         class_dice,
         class_iou,
@@ -69,7 +78,7 @@ _HOMES: Final = {
     "dynamic": "DynamicUnet",
     "interpret": "SegmentationInterpretation",
     "learner": "unet_learner",
-    "losses": "Combined DiceLoss LovaszSoftmax PixelCrossEntropy PixelFocal Tversky",
+    "losses": "Combined CrossEntropyDice DiceLoss LovaszSoftmax PixelCrossEntropy PixelFocal Tversky",
     "metrics": "class_dice class_iou foreground_accuracy mean_dice mean_iou pixel_accuracy",
     "sources": "MaskPath Pair folder_source get_image get_mask",
     "tasks": "SemanticSegmentation",

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from graftwork.api import Block, BlockError, BlockSteps, ItemError, OptionError, TargetBlock
+from graftwork_segmentation.colours import legend, overlay
 from graftwork_segmentation.masks import LARGEST_VALUE, classes_of, lookup, mask_values, to_picture
 from graftwork_vision import PixelBlock, SpatialBlock, Warp, warp_labels
 
@@ -96,7 +97,7 @@ class MaskBlock(Block):
     def show(self, value: Any, ax: Axes) -> None:
         """Open the mask and lay it over what is drawn."""
         table = lookup(self.pixel_values, self.ignore_index)
-        _overlay(np.asarray(classes_of(value, table, len(self.codes))), len(self.codes), ax)
+        overlay(np.asarray(classes_of(value, table, len(self.codes))), ax)
 
     def steps(self) -> BlockSteps:
         """Open the mask."""
@@ -167,7 +168,11 @@ class MaskPictureBlock(PixelBlock):
 
     def show(self, value: Any, ax: Axes) -> None:
         """Lay the mask over what is drawn."""
-        _overlay(np.asarray(value), len(self.codes), ax)
+        overlay(np.asarray(value), ax)
+
+    def legend(self, values: Sequence[Any]) -> list[tuple[str, str]]:
+        """Name the colours of the classes in masks."""
+        return legend([np.asarray(value) for value in values], self.codes)
 
     def steps(self) -> BlockSteps:
         """Turn the mask into a tensor of classes."""
@@ -203,8 +208,8 @@ class MaskTensorBlock(TargetBlock, SpatialBlock):
 
     @property
     def loss_id(self) -> str:
-        """Cross-entropy over the pixels whose class is known."""
-        return "segmentation/cross_entropy"
+        """Cross-entropy over the pixels whose class is known, plus the Dice loss of each picture's classes."""
+        return "segmentation/cross_entropy_dice"
 
     @property
     def metric_ids(self) -> tuple[str, ...]:
@@ -241,7 +246,11 @@ class MaskTensorBlock(TargetBlock, SpatialBlock):
 
     def show(self, value: Any, ax: Axes) -> None:
         """Lay the mask over what is drawn."""
-        _overlay((value.cpu() + 1).clamp(min=0).numpy(), len(self.codes), ax)
+        overlay(_shifted(value), ax)
+
+    def legend(self, values: Sequence[Any]) -> list[tuple[str, str]]:
+        """Name the colours of the classes in masks."""
+        return legend([_shifted(value) for value in values], self.codes)
 
     def activate(self, raw: Tensor) -> Tensor:
         """Softmax over the classes (dimension 1), 0 for the void one."""
@@ -289,8 +298,7 @@ def _by(size: Sequence[int]) -> str:
     return f"{size[0]}x{size[1]} (height x width)"
 
 
-def _overlay(shifted: np.ndarray[Any, Any], num_classes: int, ax: Axes) -> None:
-    """Draw classes plus one half transparent, 0 not at all."""
-    shown = np.ma.masked_equal(shifted, 0)
-    ax.imshow(shown, cmap="tab20", vmin=1, vmax=max(20, num_classes), alpha=0.5, interpolation="nearest")
-    ax.axis("off")
+def _shifted(mask: Tensor) -> np.ndarray[Any, Any]:
+    """Return classes plus one, 0 where nothing is known."""
+    shifted: np.ndarray[Any, Any] = (mask.cpu() + 1).clamp(min=0).numpy()
+    return shifted

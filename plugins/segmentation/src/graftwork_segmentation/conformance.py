@@ -64,7 +64,8 @@ EXAMPLES: Final = Examples(
     },
     raw_shapes={"segmentation/mask-tensor": _logits},
     losses={
-        f"segmentation/{name}": _pixels for name in ("cross_entropy", "focal", "dice", "tversky", "lovasz", "combined")
+        f"segmentation/{name}": _pixels
+        for name in ("cross_entropy", "cross_entropy_dice", "focal", "dice", "tversky", "lovasz", "combined")
     },
     # All of them are decoders on one body, which is what takes the time; the plugin's own tests train the others.
     sampled_models=True,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graftwork.api import Batch, DataError, Learner, Loader, PlanError, evaluating, fields_at, new_figure
+from graftwork.api import Batch, DataError, Learner, Loader, PlanError, add_legend, evaluating, fields_at, new_figure
 from graftwork_segmentation.blocks import MaskTensorBlock
 from graftwork_segmentation.metrics import Counts, confusion
 
@@ -106,9 +106,11 @@ class SegmentationInterpretation:
         """Draw the `k` items with the largest, or smallest, loss: the picture, its mask and the prediction."""
         rows = self._order(k, largest)
         figure = new_figure(width=3 * PANEL, height=max(1, len(rows)) * (PANEL * self._shape + 0.35))
+        masks: list[Tensor] = []
         for number, row in enumerate(rows):
             panels = [figure.add_subplot(len(rows), 3, 3 * number + i + 1) for i in range(3)]
-            self._triptych(panels, row)
+            masks += self._triptych(panels, row)
+        add_legend(figure, self.block.legend(masks))
         return figure
 
     @property
@@ -117,7 +119,8 @@ class SegmentationInterpretation:
         return 1.0 if size is None else min(2.0, size[0] / size[1])
 
     @torch.inference_mode()
-    def _triptych(self, panels: list[Axes], row: int) -> None:
+    def _triptych(self, panels: list[Axes], row: int) -> list[Tensor]:
+        """Draw a picture, its mask and the prediction; return both masks."""
         plan, position = self.loader.plan, int(self.index[row])
         fields = fields_at(self.loader, [position])
         batch = self.learn.feed.ready(Batch(fields, plan.inputs, plan.targets, torch.tensor([position])))
@@ -125,13 +128,15 @@ class SegmentationInterpretation:
             for name in plan.inputs:
                 values, block = plan.decode_batch(name, batch.fields[name])
                 block.show(values[0], panel)
-        self.block.show(batch.fields[plan.targets[0]][0], panels[1])
-        self.block.show(self.block.predict(self._activated(batch))[0], panels[2])
+        masks = [batch.fields[plan.targets[0]][0], self.block.predict(self._activated(batch))[0]]
+        for mask, panel in zip(masks, panels[1:], strict=True):
+            self.block.show(mask, panel)
         name = str(self.loader.item(position)).replace("\\", "/").rpartition("/")[2]
         for panel, title in zip(
             panels, (name[-28:], "mask", f"prediction, loss {float(self.losses[row]):.2f}"), strict=True
         ):
             panel.set_title(title, fontsize=8)
+        return masks
 
     def _activated(self, batch: Batch) -> Tensor:
         with evaluating(self.learn.module):

@@ -39,7 +39,8 @@ def unet_learner(
     `decoder` is the name of a model: "unet" (the default), "dynamic_unet" (fastai's), "deeplabv3", "fpn"; `options` are
     its own. `weights` are the body's: torchvision's ("DEFAULT", …), downloaded once, the path of a file, or None. With
     weights the body starts frozen, and with `normalize` pictures that the data does not normalise are normalised within
-    the model. The runtime defaults to automatic precision and channels-last memory.
+    the model. `loss` is a name or a Loss, by default "segmentation/cross_entropy_dice". The runtime defaults to
+    automatic precision and channels-last memory.
 
     Raises:
         UserError: the weights cannot be downloaded or read.

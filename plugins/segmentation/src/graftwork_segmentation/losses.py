@@ -6,6 +6,7 @@ by itself, over the classes that occur in it.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from graftwork.api import DataError, Loss, OptionError
 from graftwork_segmentation.blocks import VOID
 
-__all__ = ["Combined", "DiceLoss", "LovaszSoftmax", "PixelCrossEntropy", "PixelFocal", "Tversky"]
+__all__ = ["Combined", "CrossEntropyDice", "DiceLoss", "LovaszSoftmax", "PixelCrossEntropy", "PixelFocal", "Tversky"]
 
 EPS = 1e-6
 
@@ -90,9 +91,10 @@ class _RegionLoss(Loss):
         """Return the mean over the classes that occur in each picture."""
         _check(raw, target, self)
         known = target != self.ignore_index
+        # Sums over regions are float32 whatever the outputs are: bfloat16 counts no further than 256.
         chances = raw.float().softmax(1).flatten(2) * known.flatten(1)[:, None]
-        actual = F.one_hot(torch.where(known, target, 0), raw.shape[1]).flatten(1, 2).transpose(1, 2).float()
-        actual = actual * known.flatten(1)[:, None]
+        codes, counted = torch.where(known, target, 0).flatten(1)[:, None], known.flatten(1)[:, None].float()
+        actual = torch.zeros_like(chances).scatter_(1, codes, counted)
         occurs = (actual.sum(2) > 0).float()
         return (self.regions(chances, actual) * occurs).sum(1) / occurs.sum(1).clamp(min=1)
 
@@ -140,12 +142,19 @@ class LovaszSoftmax(_RegionLoss):
 class Combined(Loss):
     """Add cross-entropy, which knows every pixel, and `share` of a loss of regions, in which small classes count."""
 
-    def __init__(self, regions: Loss | None = None, share: float = 1.0, *, ignore_index: int = VOID) -> None:
-        """Take the loss of regions, by default Dice."""
+    def __init__(
+        self,
+        regions: Loss | None = None,
+        share: float = 1.0,
+        *,
+        weight: tuple[float, ...] | Tensor | None = None,
+        ignore_index: int = VOID,
+    ) -> None:
+        """Take the loss of regions, by default Dice; `weight` is for the cross-entropy, one number a class."""
         super().__init__()
-        if share < 0:
-            raise OptionError(f"share={share} must not be negative")
-        self.pixels = PixelCrossEntropy(ignore_index=ignore_index)
+        if not 0 <= share < math.inf:
+            raise OptionError(f"share={share} must be a number that is not negative; 0 leaves the cross-entropy alone")
+        self.pixels = PixelCrossEntropy(weight=weight, ignore_index=ignore_index)
         self.regions, self.share = regions or DiceLoss(ignore_index=ignore_index), share
 
     def forward(self, raw: Tensor, target: Tensor) -> Tensor:
@@ -156,6 +165,25 @@ class Combined(Loss):
     def per_item(self, raw: Tensor, target: Tensor) -> Tensor:
         """Return the sum of both for each picture."""
         return self.pixels.per_item(raw, target) + self.share * self.regions.per_item(raw, target)
+
+
+class CrossEntropyDice(Combined):
+    """Add cross-entropy and `share` of the Dice loss: what a mask is trained by unless a loss is named.
+
+    Cross-entropy judges every known pixel alike, so classes of few pixels hardly count in it; Dice counts every class
+    of a picture alike. A class that a picture does not have is no part of its Dice, neither as right nor as wrong; that
+    it is predicted all the same costs cross-entropy, and Dice of the classes whose pixels it takes.
+    """
+
+    def __init__(
+        self,
+        share: float = 1.0,
+        *,
+        weight: tuple[float, ...] | Tensor | None = None,
+        ignore_index: int = VOID,
+    ) -> None:
+        """Take what Dice counts for; `weight` is for the cross-entropy, one number a class."""
+        super().__init__(DiceLoss(ignore_index=ignore_index), share, weight=weight, ignore_index=ignore_index)
 
 
 def _check(raw: Tensor, target: Tensor, loss: Loss) -> None:

@@ -93,18 +93,19 @@ def graftwork_register_losses() -> Iterator[LossSpec]:
     """Return the losses of pixels and of regions."""
     for name, attribute, summary in (
         ("cross_entropy", "PixelCrossEntropy", "Cross-entropy over the pixels whose class is known"),
+        ("cross_entropy_dice", "CrossEntropyDice", "Cross-entropy plus Dice: every pixel and every class counts"),
         ("focal", "PixelFocal", "Cross-entropy that looks at what is not yet sure"),
         ("dice", "DiceLoss", "One minus the soft Dice coefficient of each picture"),
         ("tversky", "Tversky", "Dice in which pixels missed and pixels too many cost differently"),
         ("lovasz", "LovaszSoftmax", "Intersection over union, extended to probabilities"),
-        ("combined", "Combined", "Cross-entropy plus a loss of regions, by default Dice"),
+        ("combined", "Combined", "Cross-entropy plus a loss of regions of one's choice, by default Dice"),
     ):
         yield LossSpec(
             id=f"segmentation/{name}",
             target=f"graftwork_segmentation.losses:{attribute}",
             summary=summary,
             blocks=(TENSOR,),
-            default=name == "cross_entropy",
+            default=name == "cross_entropy_dice",
         )
 
 
@@ -175,7 +176,7 @@ def graftwork_register_tasks() -> Iterable[TaskSpec]:
             targets=(MASK,),
             defaults={
                 "model": ("segmentation/unet",),
-                "loss": "segmentation/cross_entropy",
+                "loss": "segmentation/cross_entropy_dice",
                 "metrics": ("segmentation/mean_iou", "segmentation/pixel_accuracy", "segmentation/mean_dice"),
                 "baselines": ("segmentation/position", "segmentation/colour-logistic"),
             },

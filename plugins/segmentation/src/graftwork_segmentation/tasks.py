@@ -41,7 +41,8 @@ class SemanticSegmentationOptions:
         "none", "Pretrained weights of the body: none, default (downloaded once), another name, or a file."
     )
     loss: str = option(
-        "auto", "Loss: cross_entropy, focal, dice, tversky, lovasz, combined; auto is the task's choice."
+        "auto",
+        "Loss: cross_entropy_dice, cross_entropy, focal, dice, tversky, lovasz, combined; auto is cross_entropy_dice.",
     )
     augment: Literal["auto", "none", "flip", "full"] = option(
         "auto", "Change training pictures at random: mirror them, or everything of aug_transforms; auto mirrors."
