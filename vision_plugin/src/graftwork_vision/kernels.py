@@ -205,16 +205,16 @@ def _table(gain: Any, shift: Any, table: Any) -> None:
 
 
 @kernel
-def _lit(levels: Any, count: Any, table: Any, index: Any) -> None:
-    """Look levels up in the table; in place."""
+def _lit(levels: Any, count: Any, table: Any, index: Any, scale: Any, offset: Any, result: Any) -> None:
+    """Look levels up in the table, and normalise what is there."""
     for k in range(count):
         index[k] = I32(levels[k] * FINE + HALF)
     for k in range(count):
-        levels[k] = table[index[k]]
+        result[k] = table[index[k]] * scale[k] + offset[k]
 
 
 @kernel
-def _finish(levels: Any, count: Any, scale: Any, offset: Any, result: Any) -> None:
+def _unlit(levels: Any, count: Any, scale: Any, offset: Any, result: Any) -> None:
     for k in range(count):
         result[k] = levels[k] * scale[k] + offset[k]
 
@@ -279,9 +279,11 @@ def augment(
                 _colours(pixels[b], at, right, down, levels)
             else:
                 _channels(pixels[b], at, right, down, levels)
+            row = result[b, i].reshape(-1)
             if lit:
-                _lit(levels, count, table, index)
-            _finish(levels, count, scales, offsets, result[b, i].reshape(-1))
+                _lit(levels, count, table, index, scales, offsets, row)
+            else:
+                _unlit(levels, count, scales, offsets, row)
 
 
 class Augmenter:
