@@ -4,8 +4,8 @@ import json
 import logging
 import math
 import struct
-import time
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
