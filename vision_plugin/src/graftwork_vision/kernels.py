@@ -39,6 +39,8 @@ ZERO, QUARTER, HALF, ONE, TWO = F32(0), F32(0.25), F32(0.5), F32(1), F32(2)
 FINE = F32(16)
 LEVELS, STEP = 255 * 16, 4
 EPS = F32(1e-7)
+PIECES: Final = 4
+"""What a batch is cut into for each thread: one that starts late, or shares its core, takes fewer."""
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
@@ -46,20 +48,28 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", numba.njit(cache=True, nogil=True, fastmath=True, error_model="numpy")(function))
 
 
+def leaf(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function that makes no array, without counting references to those it is given.
+
+    Threads that count references to the same array wait for one another, at every call of a small function.
+    """
+    options: Any = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy", "_nrt": False}
+    return cast("Callable[P, R]", numba.njit(**options)(function))
+
+
 def _blend(context: Any, above: Any, below: Any, right: Any, down: Any, place: Any) -> Any:
     """Mix 2x2 pixels of three bytes, two side by side at each address; write three floats and one of no use."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         above, below, right, down, place = arguments
-        i32, f32 = ir.IntType(32), ir.FloatType()
+        i32, i64, f32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
         def lanes(*numbers: int) -> Any:
             return ir.Constant(ir.VectorType(i32, len(numbers)), list(numbers))
 
-        def floats(address: Any) -> Any:
-            pointer = builder.inttoptr(address, ir.VectorType(ir.IntType(8), 6).as_pointer())
-            wide = builder.zext(builder.load(pointer, align=1), ir.VectorType(i32, 6))
-            return builder.sitofp(wide, ir.VectorType(f32, 6))
+        def floats(eight: Any) -> Any:
+            wide = builder.zext(builder.bitcast(eight, ir.VectorType(ir.IntType(8), 8)), ir.VectorType(i32, 8))
+            return builder.sitofp(wide, ir.VectorType(f32, 8))
 
         def all_of(value: Any, count: int) -> Any:
             one = ir.Constant(ir.VectorType(f32, count), ir.Undefined)
@@ -69,7 +79,13 @@ def _blend(context: Any, above: Any, below: Any, right: Any, down: Any, place: A
         def between(first: Any, second: Any, share: Any) -> Any:
             return builder.fadd(first, builder.fmul(share, builder.fsub(second, first)))
 
-        pair = between(floats(above), floats(below), all_of(down, 6))
+        # Eight bytes are one load where six are two. Two of them are of no use: those after the upper pair, and those
+        # before the lower one, so that nothing outside the picture is read.
+        pointer = i64.as_pointer()
+        upper = builder.load(builder.inttoptr(above, pointer), align=1)
+        lower = builder.load(builder.inttoptr(builder.sub(below, ir.Constant(i64, 2)), pointer), align=1)
+        lower = builder.lshr(lower, ir.Constant(i64, 16))
+        pair = between(floats(upper), floats(lower), all_of(down, 8))
         left, rest = (builder.shuffle_vector(pair, pair, lanes(*at)) for at in ((0, 1, 2, 2), (3, 4, 5, 5)))
         mixed = between(left, rest, all_of(right, 4))
         builder.store(mixed, builder.inttoptr(place, ir.VectorType(f32, 4).as_pointer()), align=4)
@@ -81,7 +97,7 @@ def _blend(context: Any, above: Any, below: Any, right: Any, down: Any, place: A
 blend: Any = intrinsic(_blend)
 
 
-@kernel
+@leaf
 def _positions(matrix: Any, y: Any, xs: Any, right: Any, down: Any) -> None:
     """Say for a row of the result where its pixels come from, in [-1, 1]; nothing is further than 1,000 away."""
     m00, m10, m20 = matrix[0, 0], matrix[1, 0], matrix[2, 0]
@@ -94,7 +110,7 @@ def _positions(matrix: Any, y: Any, xs: Any, right: Any, down: Any) -> None:
         right[j], down[j] = x if x > -FAR else -FAR, y1 if y1 > -FAR else -FAR
 
 
-@kernel
+@leaf
 def _fold(places: Any) -> None:
     """Bring positions into the picture that mirrors at its edges; in place."""
     for j in range(len(places)):
@@ -104,7 +120,7 @@ def _fold(places: Any) -> None:
         places[j] = abs(turn - HALF) * F32(4) - ONE
 
 
-@kernel
+@leaf
 def _pixels(size: Any, at: Any, right: Any, down: Any) -> None:
     """Turn positions into numbers of the pixels left above, and how far right and down of these they are."""
     high, wide = F32(size[0]), F32(size[1])
@@ -133,7 +149,7 @@ def _mark_outside(at: Any, right: Any, down: Any, xs: Any, ys: Any) -> None:
             at[j], right[j], down[j] = I32(-1), -TWO, -TWO
 
 
-@kernel
+@leaf
 def _mark_faded(size: Any, at: Any, right: Any, down: Any, xs: Any, ys: Any) -> None:
     """Replace by -1 the pixels of positions (xs, ys) that nothing surrounds on some side, and leave these there."""
     high, wide = F32(size[0]), F32(size[1])
@@ -143,7 +159,7 @@ def _mark_faded(size: Any, at: Any, right: Any, down: Any, xs: Any, ys: Any) -> 
             at[j], right[j], down[j] = I32(-1), x, y
 
 
-@kernel
+@leaf
 def _faded(pixels: Any, x: Any, y: Any, channel: Any) -> Any:
     """Mix the pixels around a place that nothing surrounds on some side."""
     height, width = pixels.shape[0], pixels.shape[1]
@@ -159,7 +175,7 @@ def _faded(pixels: Any, x: Any, y: Any, channel: Any) -> Any:
     return total
 
 
-@kernel
+@leaf
 def _colours(pixels: Any, at: Any, right: Any, down: Any, levels: Any) -> None:
     """Sample a row of colour pixels; `levels` has room for one float more."""
     start, line = U64(pixels.ctypes.data), U64(pixels.shape[1] * 3)
@@ -173,7 +189,7 @@ def _colours(pixels: Any, at: Any, right: Any, down: Any, levels: Any) -> None:
                 levels[3 * j + c] = _faded(pixels, right[j], down[j], c)
 
 
-@kernel
+@leaf
 def _channels(pixels: Any, at: Any, right: Any, down: Any, levels: Any) -> None:
     """Sample a row of pixels of any number of channels."""
     channels = pixels.shape[2]
@@ -190,7 +206,7 @@ def _channels(pixels: Any, at: Any, right: Any, down: Any, levels: Any) -> None:
             levels[channels * j + c] = upper + down[j] * (lower - upper)
 
 
-@kernel
+@leaf
 def _table(gain: Any, shift: Any, table: Any) -> None:
     """Write down what lighting makes of levels, in levels: exactly four to each, straight lines between those."""
     before = ZERO
@@ -204,7 +220,7 @@ def _table(gain: Any, shift: Any, table: Any) -> None:
     table[0] = ZERO
 
 
-@kernel
+@leaf
 def _lit(levels: Any, count: Any, table: Any, index: Any, scale: Any, offset: Any, result: Any) -> None:
     """Look levels up in the table, and normalise what is there."""
     for k in range(count):
@@ -213,7 +229,7 @@ def _lit(levels: Any, count: Any, table: Any, index: Any, scale: Any, offset: An
         result[k] = table[index[k]] * scale[k] + offset[k]
 
 
-@kernel
+@leaf
 def _unlit(levels: Any, count: Any, scale: Any, offset: Any, result: Any) -> None:
     for k in range(count):
         result[k] = levels[k] * scale[k] + offset[k]
@@ -235,7 +251,16 @@ def _tiled(numbers: Any, count: Any) -> Any:
     return found
 
 
-@kernel
+@leaf
+def _fetched(pixels: Any) -> Any:
+    """Read a picture in order, once for every line of cache: what is sampled along slanted lines comes too late."""
+    flat, total = pixels.reshape(-1), 0
+    for k in range(0, len(flat), 64):
+        total += flat[k]
+    return total
+
+
+@leaf
 def _placed(
     matrix: Any, y: Any, xs: Any, size: Any, pad: Any, nearest: Any, at: Any, right: Any, down: Any, beyond: Any
 ) -> None:
@@ -273,6 +298,7 @@ def augment(
         lit = gains[b] != ONE or shifts[b] != ZERO
         if lit:
             _table(gains[b], shifts[b], table)
+        index[0] = _fetched(pixels[b])
         for i in range(height):
             _placed(matrices[b], ys[i], xs, size, pad, nearest, at, right, down, beyond)
             if channels == 3:
@@ -318,12 +344,18 @@ class Augmenter:
             result,
         )
         workers = min(torch.get_num_threads(), count)
-        edges = [count * k // workers for k in range(workers + 1)]
-        shares = list(itertools.pairwise(edges))
+        pieces = PIECES * workers if workers > 1 else 1
+        edges = [count * k // pieces for k in range(pieces + 1)]
+        todo = iter(list(itertools.pairwise(edges)))
+
+        def work() -> None:
+            for first, last in todo:
+                make(first, last)
+
         if self._pool is None and workers > 1:
             self._pool = ThreadPoolExecutor(workers - 1, "graftwork-augment")
-        others = [self._pool.submit(make, first, last) for first, last in shares[1:]] if self._pool else []
-        make(*shares[0])
+        others = [self._pool.submit(work) for _ in range(workers - 1)] if self._pool else []
+        work()
         for other in others:
             other.result()
         return torch.from_numpy(result).permute(0, 3, 1, 2)
