@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,16 @@ from torch import Tensor
 
 from graftwork.configurable import Configurable
 from graftwork.errors import BlockError, OptionError
-from graftwork.labels import Label, check_label, check_vocab, plain
+from graftwork.labels import (
+    Label,
+    NamedThresholds,
+    check_label,
+    check_thresholds,
+    check_vocab,
+    named_thresholds,
+    placed_thresholds,
+    plain,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,45 +176,6 @@ def _titled(ax: Axes, text: str) -> None:
     ax.set_title(f"{old}\n{text}" if old else text, fontsize=9)
 
 
-NamedThresholds: TypeAlias = tuple[tuple[Label, float], ...]
-"""Thresholds of some classes by their labels, before their places in the vocabulary are known."""
-
-
-def placed_thresholds(
-    threshold: float | tuple[float, ...] | NamedThresholds, vocab: Sequence[Label], owner: str
-) -> float | tuple[float, ...]:
-    """Return one threshold for all, or one for each class; of those that name some, the others get 0.5.
-
-    Raises:
-        OptionError: naming a label that is no class.
-    """
-    given = dict(_named(threshold))
-    if not given:
-        return cast("float | tuple[float, ...]", threshold)
-    for label in given:
-        if label not in vocab:
-            classes = ", ".join(map(repr, vocab[:12])) + (", …" if len(vocab) > 12 else "")
-            raise OptionError(
-                f"{owner}: threshold names {label!r}, which is none of the {len(vocab)} classes: {classes}"
-            )
-    return tuple(given.get(label, 0.5) for label in vocab)
-
-
-def _named(threshold: float | tuple[float, ...] | NamedThresholds) -> NamedThresholds:
-    """Return the pairs of a label and a number that a threshold consists of; none if it is numbers."""
-    if not isinstance(threshold, tuple):
-        return ()
-    return tuple(pair for pair in threshold if isinstance(pair, tuple))
-
-
-def _check_threshold(threshold: float | tuple[float, ...], vocab: tuple[Label, ...] | None, owner: str) -> None:
-    each = threshold if isinstance(threshold, tuple) else (threshold,)
-    if not all(0 < number < 1 for number in each):
-        raise OptionError(f"{owner}: threshold={threshold} is not between 0 and 1")
-    if isinstance(threshold, tuple) and len(threshold) != len(vocab or ()):
-        raise OptionError(f"{owner}: {len(threshold)} thresholds for a vocabulary of {len(vocab or ())}; give it too")
-
-
 @dataclass(frozen=True)
 class CategoryBlock(Block):
     """Hold one label out of a few, a string or a number. A vocabulary not given is fitted on the training split."""
@@ -332,13 +302,13 @@ class MultiCategoryBlock(Block):
         threshold = self.threshold
         if isinstance(threshold, Mapping):
             threshold = tuple(threshold.items()) or 0.5
-        for label, number in _named(threshold):
+        for label, number in named_thresholds(threshold):
             if not 0 < number < 1:
                 raise OptionError(f"{self.id}: threshold={number} of {label!r} is not between 0 and 1")
         if self.vocab is not None:
             threshold = placed_thresholds(threshold, self.vocab, self.id)
-        if not _named(threshold):
-            _check_threshold(cast("float | tuple[float, ...]", threshold), self.vocab, self.id)
+        if not named_thresholds(threshold):
+            check_thresholds(cast("float | tuple[float, ...]", threshold), self.vocab, self.id)
         object.__setattr__(self, "threshold", threshold)
 
     def check(self, value: Any) -> str | None:
@@ -384,7 +354,7 @@ class MultiHotBlock(TargetBlock):
     def __post_init__(self) -> None:
         """Refuse a vocabulary that names a class twice, and thresholds that do not fit it."""
         check_vocab(self.vocab, self.id)
-        _check_threshold(self.threshold, self.vocab, self.id)
+        check_thresholds(self.threshold, self.vocab, self.id)
 
     @property
     def num_outputs(self) -> int:

@@ -21,11 +21,9 @@ from graftwork.block import (
     Configurable,
     MultiCategoryBlock,
     MultiHotBlock,
-    NamedThresholds,
-    placed_thresholds,
 )
 from graftwork.errors import BlockError, DataError
-from graftwork.labels import Label, plain
+from graftwork.labels import Label, NamedThresholds, placed_thresholds, plain
 
 __all__ = ["Bound", "Categorize", "Fused", "MultiCategorize", "On", "Stage", "Transform", "brief"]
 

@@ -134,14 +134,14 @@ def _pixels(size: Any, at: Any, right: Any, down: Any) -> None:
         right[j], down[j] = x - column, y - row
 
 
-@kernel
+@leaf
 def _to_nearest(right: Any, down: Any) -> None:
     """Make shares of the pixels right and below none or all; halfway is all."""
     for j in range(len(right)):
         right[j], down[j] = ONE if right[j] >= HALF else ZERO, ONE if down[j] >= HALF else ZERO
 
 
-@kernel
+@leaf
 def _mark_outside(at: Any, right: Any, down: Any, xs: Any, ys: Any) -> None:
     """Replace by -1 the pixels of positions (xs, ys) outside the picture, and have nothing mixed there."""
     for j in range(len(at)):
