@@ -34,6 +34,12 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast("Callable[P, R]", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
+def leaf(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function that makes no array, without counting references to those it is given, as in `kernels`."""
+    options: Any = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+    return cast("Callable[P, R]", numba.njit(**options)(function))
+
+
 def _mix(context: Any, upper: Any, lower: Any, weights: Any, count: Any, above: Any, below: Any) -> Any:
     """Mix pixels of three bytes that lie side by side, in two rows at once.
 
@@ -101,7 +107,7 @@ def _weights(length: Any, start: Any, end: Any, count: Any, bits: Any) -> Any:
     return first, weights
 
 
-@kernel
+@leaf
 def _colours(upper: Any, lower: Any, first: Any, weights: Any, above: Any, below: Any) -> None:
     """Mix two rows of colour pixels (W, 3) into two of another length, each with room for a number more."""
     count, most = weights.shape
@@ -112,7 +118,7 @@ def _colours(upper: Any, lower: Any, first: Any, weights: Any, above: Any, below
         mix(one + start, two + start, table + U64(4 * most * k), most, to + place, other + place)
 
 
-@kernel
+@leaf
 def _channels(row: Any, first: Any, weights: Any, result: Any) -> None:
     """Mix a row of pixels (W, C) of any number of channels."""
     count, most = weights.shape
@@ -125,7 +131,7 @@ def _channels(row: Any, first: Any, weights: Any, result: Any) -> None:
             result[channels * k + c] = total >> (ACROSS - FINER)
 
 
-@kernel
+@leaf
 def _column(rows: Any, weights: Any, total: Any, result: Any) -> None:
     """Mix rows into one."""
     count = len(result)
