@@ -27,7 +27,7 @@ from torch import Tensor
 from graftwork.batch import WHOLE, Batch, Part
 from graftwork.errors import DataError, ItemError, OptionError
 from graftwork.plan import Plan
-from graftwork.seeds import derive_seed
+from graftwork.seeds import derive_rng, derive_seed
 
 __all__ = ["ColumnLoader", "ItemLoader", "ItemSource", "Loader", "OnBadItem", "WorkerType", "default_workers"]
 
@@ -303,7 +303,7 @@ class _Task:
     def rng(self, epoch: int, position: int) -> np.random.Generator | None:
         if not (self.augment and self.source.plan.random_items):
             return None
-        return np.random.Generator(np.random.PCG64(derive_seed(self.seed, "item", epoch, position)))
+        return derive_rng(self.seed, "item", epoch, position)
 
     def _named(self, position: int, error: Exception) -> str:
         reason = str(error) if isinstance(error, ItemError) else f"{type(error).__name__}: {error}"

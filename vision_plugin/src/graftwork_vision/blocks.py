@@ -245,7 +245,7 @@ class ImageTensorBlock(SpatialBlock):
                     "give them one size with item_tfms=[Resize(128)]"
                 )
         # numpy copies in the loader's own thread; torch would start a team of threads in each of them.
-        stacked = np.stack([value.permute(1, 2, 0).numpy() for value in values])
+        stacked = np.stack([value.numpy().transpose(1, 2, 0) for value in values])
         return torch.from_numpy(stacked).permute(0, 3, 1, 2)
 
     def uncollate(self, column: Tensor) -> list[Any]:

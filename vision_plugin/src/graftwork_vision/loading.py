@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import torch
 from PIL import Image
 
 from graftwork.api import Fused, Transform
 from graftwork_vision.blocks import ImageBlock, Size
 from graftwork_vision.pictures import jpeg_pixels, to_array
-from graftwork_vision.transforms import Box, RandomResizedCrop, Resize, ToTensor, as_size, cut_at
+from graftwork_vision.transforms import Box, RandomResizedCrop, Resize, ToTensor, as_pixels, as_size, cut_at
 
 __all__ = ["fused_jpeg", "resized"]
 
@@ -37,7 +36,7 @@ def fused_jpeg(block: ImageBlock, following: Sequence[Transform]) -> Fused | Non
         if isinstance(sizing, Resize | RandomResizedCrop):
             box = sizing.part((pixels.shape[0], pixels.shape[1]), params[1])
             pixels = resized(pixels, as_size(sizing.size, sizing.id), box)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        return as_pixels(pixels)
 
     return Fused(count + 1, encode)
 
@@ -53,7 +52,8 @@ def resized(pixels: Pixels, size: Size, box: Box) -> Pixels:
     """Return a part of pixels (H, W, C) in a size (height, width), to a level as Pillow's bilinear filter does."""
     if corner := cut_at(box, size):
         x, y = corner
-        return pixels[y : y + size[0], x : x + size[1]].copy()
+        part = pixels[y : y + size[0], x : x + size[1]]
+        return part if 2 * part.size >= pixels.size else part.copy()  # a batch keeps what its items are part of
     if max((box[3] - box[1]) / size[0], (box[2] - box[0]) / size[1]) >= 2 * GAP:
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
         return to_array(picture.resize(size[::-1], Image.Resampling.BILINEAR, box=box, reducing_gap=GAP))

@@ -53,6 +53,14 @@ def as_size(size: int | Size, owner: str) -> Size:
     return pair[0], pair[1]
 
 
+def as_pixels(pixels: np.ndarray[Any, Any]) -> Tensor:
+    """Return an array (H, W, C) as a tensor (C, H, W) of the same memory.
+
+    numpy turns it: torch would let other threads run at every call, for which they then fight.
+    """
+    return torch.from_numpy(pixels.transpose(2, 0, 1))
+
+
 @dataclass(frozen=True)
 class DecodeImage(Transform):
     """Open a picture as RGB or grey, as its block says: EXIF rotation applied, transparency laid on white.
@@ -120,10 +128,10 @@ class ToTensor(Transform):
         """Copy the pixels."""
         if isinstance(block, BandsBlock):
             return Bound(
-                lambda bands, _: torch.from_numpy(bands.copy()).permute(2, 0, 1),
+                lambda bands, _: as_pixels(bands.copy()),
                 lambda pixels: pixels.permute(1, 2, 0).numpy(),
             )
-        return Bound(lambda picture, _: torch.from_numpy(to_array(picture)).permute(2, 0, 1), to_picture)
+        return Bound(lambda picture, _: as_pixels(to_array(picture)), to_picture)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graftwork.errors import DataError, OptionError, unknown
 from graftwork.events import Callback, TrainState
-from graftwork.seeds import derive_seed
+from graftwork.seeds import derive_rng
 
 __all__ = ["CutMix", "MixUp", "PairMixing"]
 
@@ -52,7 +52,7 @@ class PairMixing(Callback):
         if batch is None or batch.size < 2:
             return
         place = (state.first_epoch + state.epoch, batch.number)
-        rng = np.random.Generator(np.random.PCG64(derive_seed(self.seed, type(self).__name__, *place)))
+        rng = derive_rng(self.seed, type(self).__name__, *place)
         if rng.random() >= self.p:
             return
         self._distance = int(rng.integers(1, batch.size))
