@@ -33,6 +33,7 @@ __all__ = [
     "alternate",
     "differences",
     "machine",
+    "native_bf16",
     "ratios",
     "say",
     "slope",
@@ -236,6 +237,13 @@ def idle_share(seconds: float) -> float:
 def _cpu_ticks() -> list[int]:
     stat = Path("/proc/stat")
     return [int(n) for n in stat.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]] if stat.exists() else []
+
+
+def native_bf16(device: str = "cpu") -> bool:
+    """Say whether a loop tuned by hand would take bfloat16: on a CPU that only emulates it, it is many times slower."""
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text(encoding="utf-8").split() if info.exists() else []
+    return device != "cpu" or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 def machine() -> dict[str, Any]:

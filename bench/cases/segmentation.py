@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.harness import Check, Options, Report, Runner, Side, ratios
+from bench.harness import Check, Options, Report, Runner, Side, native_bf16, ratios
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +60,7 @@ def fastai(arch: str) -> nn.Module:
 
 
 def loop(build: Build, arch: str, *, tuned: bool = True) -> Callable[[Settings], dict[str, Any]]:
-    """Return a side: steps of a plain loop, or of one with bf16 and channels-last memory."""
+    """Return a side: steps of a plain loop, or of one with bf16 (where the CPU has it) and channels-last memory."""
 
     def side(settings: Settings) -> dict[str, Any]:
         import torch
@@ -73,7 +73,7 @@ def loop(build: Build, arch: str, *, tuned: bool = True) -> Callable[[Settings],
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
         def step() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
+            with torch.autocast("cpu", torch.bfloat16, enabled=tuned and native_bf16()):
                 out = model(x)
             torch.nn.functional.cross_entropy(out.float(), y, ignore_index=VOID).backward()
             optimizer.step()

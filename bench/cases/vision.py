@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from bench import peers, photos
-from bench.harness import Check, Options, Report, Runner, Side, Spread, ratios
+from bench.harness import Check, Options, Report, Runner, Side, Spread, native_bf16, ratios
 from bench.photos import BS, epoch_order, loaders, network, photo_folder, read_square, split, threaded
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def on_device(batches: Iterable[tuple[Tensor, Tensor]], settings: Settings) -> I
 
 
 def by_hand(batches: Callable[[Path, Settings], Iterator[tuple[Tensor, Tensor]]], *, tuned: bool) -> Any:
-    """Return a side: a plain loop, or one with channels-last memory, bf16 and the fused optimizer."""
+    """Return a side: a plain loop, or one with channels-last memory, bf16 (where the device has it) and fused AdamW."""
 
     def side(settings: Settings) -> dict[str, Any]:
         folder, window = Path(settings["folder"]), Window(settings)
@@ -146,7 +146,7 @@ def train(
         model.to(memory_format=torch.channels_last)
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WD, fused=tuned or None)
     for x, y in batches:
-        with torch.autocast(device, torch.bfloat16, enabled=tuned):
+        with torch.autocast(device, torch.bfloat16, enabled=tuned and native_bf16(device)):
             out = model(x)
         cross_entropy(out.float(), y).backward()
         optimizer.step()
@@ -169,7 +169,8 @@ def tuned_accuracy(settings: Settings) -> dict[str, Any]:
     order = torch.arange(len(valid[0])).split(BS)
     held_out = on_device(threaded(valid, [batch.tolist() for batch in order]), settings)
     model.eval()
-    with torch.no_grad(), torch.autocast(settings["device"], torch.bfloat16):
+    bf16 = native_bf16(settings["device"])
+    with torch.no_grad(), torch.autocast(settings["device"], torch.bfloat16, enabled=bf16):
         right = sum(int((model(x).argmax(1) == y).sum()) for x, y in held_out)
     return {"value": right / len(valid[0])}
 
